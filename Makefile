@@ -1,0 +1,37 @@
+PYTHON ?= python3
+RUN := .venv/bin/
+
+.DEFAULT_GOAL := help
+.PHONY: help bootstrap demo dev test test-all check lock bench clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+bootstrap:  ## Make .venv and install the locked packages (all the others do this first)
+	@$(PYTHON) scripts/bootstrap.py
+
+demo: bootstrap  ## Export, archive and clean up real tables in an embedded database
+	@$(RUN)export-pipelines demo
+
+dev: bootstrap  ## Run database, web UI, daemon and code server until Ctrl-C
+	@$(RUN)export-pipelines up
+
+test: bootstrap  ## Run every test that needs only pip-installable parts
+	$(RUN)python -m pytest -m "not debian and not slow"
+
+test-all: test  ## Run the long tests too, and those that need Debian packages (which it installs)
+	scripts/debian-packages.sh
+	$(RUN)python -m pytest -m "debian or slow"
+
+check: bootstrap  ## Lint, types, layers, definitions, documentation
+	@scripts/check.sh
+
+lock: bootstrap  ## Write requirements.lock anew; make lock UPGRADE=1 takes newer versions
+	$(RUN)python scripts/lock.py $(if $(UPGRADE),--upgrade)
+
+bench: bootstrap  ## Run the benchmarks (needs some minutes of a quiet machine)
+	$(RUN)python -m pip install --quiet --require-hashes --no-deps -r requirements-bench.lock
+	$(RUN)python -m benchmarks
+
+clean: ## Remove .venv and everything that was made in .local, the embedded database included
+	@$(PYTHON) scripts/clean.py

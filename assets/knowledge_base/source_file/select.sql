@@ -1,0 +1,12 @@
+-- Files with their whole text; every version but the newest of each file.
+COPY (
+    SELECT *
+    FROM knowledge_base.source_file
+    WHERE updated_at < %(export_boundary)s
+      AND (base_id, updated_at) NOT IN (
+          SELECT base_id, max(updated_at)
+          FROM knowledge_base.source_file
+          GROUP BY base_id
+      )
+    ORDER BY updated_at, id
+) TO STDOUT WITH CSV HEADER;

@@ -1,0 +1,11 @@
+COPY (
+    SELECT report.*
+    FROM knowledge_base.source_run_report AS report
+    JOIN (
+        SELECT base_id, max(updated_at) AS updated_at
+        FROM knowledge_base.source_run_report
+        GROUP BY base_id
+    ) AS newest ON newest.base_id = report.base_id
+    WHERE report.updated_at < newest.updated_at
+      AND report.updated_at < %(export_boundary)s
+) TO STDOUT WITH CSV HEADER

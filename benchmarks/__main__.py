@@ -1,0 +1,48 @@
+"""`python -m benchmarks`: run all or some of the benchmarks and print their tables."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from benchmarks import cleanup, export, partitions, startup
+from benchmarks.measure import say
+from benchmarks.server import database, remove_cluster
+
+NAMES = ("export", "cleanup", "partitions", "startup")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all when absent")
+    parser.add_argument("--data", type=Path, help="folder for database and files; kept. A temporary one when absent")
+    parser.add_argument("--pairs", type=int, default=5, help="measurements of each side (5)")
+    parser.add_argument("--scale", type=float, default=1.0, help="TPC-H scale of lineitem (1)")
+    parser.add_argument("--rows", type=int, default=2_000_000, help="rows that a cleanup deletes (2000000)")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(NAMES):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+    folder = given.data or Path(tempfile.mkdtemp(prefix="export-pipelines-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with database(folder.resolve()) as base:
+            say("server: " + ", ".join(f"{name} {value}" for name, value in base.settings().items()))
+            measure = {
+                "export": lambda: export.run(base, given.pairs, given.scale),
+                "cleanup": lambda: cleanup.run(base, given.pairs, given.scale, given.rows),
+                "partitions": lambda: partitions.run(base, given.pairs),
+                "startup": lambda: startup.run(base, given.pairs),
+            }
+            results = {name: measure[name]() for name in given.names or NAMES}
+    finally:
+        if given.data is None:
+            remove_cluster(folder.resolve())
+            shutil.rmtree(folder)
+    for name, text in results.items():
+        say(f"\n## {name}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()

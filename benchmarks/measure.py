@@ -1,0 +1,68 @@
+"""Timing in pairs, and tables of medians.
+
+A machine is never quite quiet. Both sides of a comparison therefore take turns, and the ratio is that of the pairs:
+what slows the machine down for a minute slows both sides of a pair.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and range of some measurements."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return median(self.values)
+
+    def text(self, digits: int = 2) -> str:
+        """`median (min–max)`."""
+        return f"{self.median:.{digits}f} ({min(self.values):.{digits}f}–{max(self.values):.{digits}f})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return Spread(tuple(values))
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """The ratio of each pair."""
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    begun = time.perf_counter()
+    action()
+    return time.perf_counter() - begun
+
+
+def peak_memory() -> float:
+    """Greatest resident memory of this process so far, in MB (10**6 bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: its figure includes the process that we were forked from.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def say(text: str) -> None:
+    """Print at once, also into a pipe."""
+    print(text, flush=True)

@@ -1,0 +1,56 @@
+"""One step in a process of its own (`python -m benchmarks.worker`): what to do as JSON on stdin, figures on stdout."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import peak_memory
+from benchmarks.project import context, snapshot
+from export_pipelines.manifest import ExportRecord
+from export_pipelines.specs.table import Compression
+from export_pipelines.steps.archive import archive_partition
+from export_pipelines.steps.cleanup import cleanup_partition
+from export_pipelines.steps.export import export_partition
+from export_pipelines.windows import SNAPSHOT, Window
+
+STEPS = {"export": export_partition, "archive": archive_partition, "cleanup": cleanup_partition}
+
+
+def in_own_process(job: dict[str, Any]) -> dict[str, Any]:
+    """Run `main` in a new process; its figures, with `process_seconds` from its start to its end."""
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.worker"], input=json.dumps(job).encode(), stdout=subprocess.PIPE, check=True
+    )
+    return {**json.loads(done.stdout), "process_seconds": time.perf_counter() - begun}
+
+
+def main() -> None:
+    """Do one step of a snapshot table and say how long it took and what memory it needed."""
+    job = json.load(sys.stdin)
+    table = snapshot(
+        job["table"],
+        batch_rows=job.get("batch_rows", 50_000),
+        compression=Compression(job.get("compression", "gzip")),
+        select_sql=job.get("select_sql"),
+        delete_sql=job.get("delete_sql"),
+    )
+    ctx = context(job["source"], job["catalog"], Path(job["folder"]), table)
+    begun = time.perf_counter()
+    result = STEPS[job["step"]](ctx, Window(SNAPSHOT))
+    figures: dict[str, Any] = {"seconds": time.perf_counter() - begun, "peak_mb": peak_memory()}
+    for name in ("deleted", "late", "not_exported", "proof", "batches", "rows"):
+        figures[name] = getattr(result, name, None)
+    if isinstance(result, ExportRecord):
+        figures |= {"raw": result.file.raw_size, "stored": result.file.size}
+        figures["identity"] = result.identity.file.size if result.identity.file else 0
+    json.dump(figures, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

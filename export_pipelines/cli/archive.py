@@ -1,0 +1,238 @@
+"""Commands that work on what is archived and stored: verify, restore, adopt, sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export_pipelines.cli import output
+from export_pipelines.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from export_pipelines.cli.project import Opened
+    from export_pipelines.steps.context import Progress
+    from export_pipelines.steps.verify import VerifyReport
+    from export_pipelines.stores.base import Store
+
+
+@contextmanager
+def _following(name: str) -> Iterator[Callable[[Progress], None]]:
+    """A bar for a step that does not know how much there is to do."""
+    bar = output.bar()
+    bar.start(name, None)
+    try:
+        yield lambda at: bar.update(0, f"{at.partition}: {output.count(at.rows, 'row')}, {output.size(at.bytes)}")
+    except BaseException:
+        bar.fail()
+        raise
+    bar.close()
+
+
+@click.command("verify")
+@click.argument("tables", nargs=-1, metavar="[TABLE]...")
+@click.option("--partition", metavar="KEY", help="One partition (of one table).")
+@click.option("--no-database", is_flag=True, help="Ask no catalog, so a chain whose end was cut off is not noticed.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def verify_command(tables: tuple[str, ...], partition: str | None, no_database: bool, as_json: bool) -> int:
+    """Read the archive again and compare it with its manifests: digests, rows, receipts, the chain.
+
+    Without a TABLE: all tables that have anything in the archive. Exit code 1 when anything is not as it should be.
+    """
+    if partition and len(tables) != 1:
+        raise click.UsageError("--partition needs one TABLE")
+    from export_pipelines.cli.project import Opened, opened, read_project
+    from export_pipelines.settings import load_settings
+
+    if no_database:
+        settings = load_settings()
+        reports = _verify(Opened(settings, read_project(settings)), tables, partition, heads=False)
+    else:
+        with opened() as project:
+            reports = _verify(project, tables, partition, heads=True)
+    if as_json:
+        output.as_json([{**asdict(each), "intact": each.intact} for each in reports])
+    else:
+        _tell_reports(reports)
+    return 0 if all(each.intact for each in reports) else 1
+
+
+def _verify(project: Opened, names: Sequence[str], partition: str | None, *, heads: bool) -> list[VerifyReport]:
+    from export_pipelines.steps.verify import verify_table
+
+    reports = []
+    with _following("verifying") as progress:
+        for store, table in _archived(project, names):
+            head = project.catalog.head(table, store.url) if heads else None
+            reports.append(verify_table(store, table, partition=partition, head=head, progress=progress))
+    return reports
+
+
+def _archived(project: Opened, names: Sequence[str]) -> list[tuple[Store, str]]:
+    """The archives and the tables in them, those too that are defined no more."""
+    from export_pipelines.cli.project import fits, is_pattern
+    from export_pipelines.steps.verify import tables_in
+
+    stores = {key: project.resource(key) for key in _archive_keys(project)}
+    if not names:
+        return [(store, table) for store in stores.values() for table in tables_in(store)]
+    found = []
+    for name in names:
+        if is_pattern(name):
+            matching = [(store, each) for store in stores.values() for each in tables_in(store) if fits(name, each)]
+            found += matching or [(project.archive(table), table.id) for table in project.tables([name])]
+            continue
+        old = [(store, name) for store in stores.values() if name in tables_in(store)]
+        try:
+            table = project.table(name)
+        except RequestError:
+            if not old:
+                raise
+            found += old
+        else:
+            found.append((project.archive(table), table.id))
+    return found
+
+
+def _archive_keys(project: Opened) -> list[str]:
+    """Names of the archives that tables use, or of the default one."""
+    return sorted({each.table.spec.archive for each in project.project.tables.values()} or {"archive"})
+
+
+def _tell_reports(reports: Sequence[VerifyReport]) -> None:
+    if not reports:
+        click.echo("nothing is archived")
+        return
+    output.table(
+        output.columns("table", "#files", "#rows", "#bytes", "#receipts", "#seconds", "result"),
+        [
+            [
+                each.table,
+                each.artifacts,
+                each.rows,
+                output.size(each.bytes),
+                each.receipts,
+                each.seconds,
+                "intact" if each.intact else output.count(len(each.problems), "problem"),
+            ]
+            for each in reports
+        ],
+    )
+    for each in reports:
+        for problem in each.problems:
+            click.secho(f"error: {each.table}: {problem}", err=True, fg="red")
+        if each.unaccounted:
+            output.warn(
+                f"{each.table}: {output.count(len(each.unaccounted), 'object')} that no manifest names; see `sweep`"
+            )
+
+
+@click.command("restore")
+@click.argument("table")
+@click.option("--partition", metavar="KEY", help="One partition.")
+@click.option("--all", "everything", is_flag=True, help="All partitions.")
+@click.option("--into", required=True, metavar="NAME", help="Table to restore into: `name` or `schema.name`.")
+@click.option("--connection", metavar="NAME", help="Connection in resources/; the table's own when absent.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def restore_command(
+    table: str, partition: str | None, everything: bool, into: str, connection: str | None, as_json: bool
+) -> None:
+    """Bring archived partitions back into a table: a new one, or one that is empty and has the columns.
+
+    One transaction: after an error the target is as it was.
+    """
+    if bool(partition) == everything:
+        raise click.UsageError("give --partition KEY, or --all")
+    from export_pipelines.cli.project import opened
+    from export_pipelines.steps.restore import restore_partition
+
+    with opened() as project, _following(f"restoring {table}") as progress:
+        ((store, table_id),) = _archived(project, [table])[:1]
+        target = project.source(connection or _connection_of(project, table_id))
+        result = restore_partition(store, table_id, partition, target, into, progress=progress)
+    if as_json:
+        output.as_json({"table": table_id, "into": into, **asdict(result)})
+        return
+    made = "made and filled" if result.created else "filled"
+    rows, partitions = output.count(result.rows, "row"), output.count(len(result.partitions), "partition")
+    click.echo(f"{into} was {made}: {rows} of {partitions} from {output.count(result.artifacts, 'file')}")
+
+
+def _connection_of(project: Opened, table_id: str) -> str:
+    known = project.project.tables.get(table_id)
+    return known.table.spec.connection if known else "source"
+
+
+@click.command("adopt")
+@click.argument("table")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Read everything, write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def adopt_command(table: str, folder: Path, dry_run: bool, as_json: bool) -> int:
+    """Take the files that an older export service left in FOLDER into the archive of TABLE.
+
+    Each is parsed, counted, hashed and copied, and gets a manifest that says that it was adopted. FOLDER is not
+    changed. Exit code 1 when a file could not be taken.
+    """
+    from export_pipelines.cli.project import opened
+    from export_pipelines.steps.adopt import adopt_folder
+
+    with opened() as project, _following(f"adopting {folder}") as progress:
+        found = project.table(table)
+        adopted = adopt_folder(
+            found, folder, project.archive(found), project.catalog, dry_run=dry_run, progress=progress
+        )
+    problems = [each for each in adopted if each.problem]
+    if as_json:
+        output.as_json([asdict(each) for each in adopted])
+        return 1 if problems else 0
+    rows: list[list[Any]] = [
+        [each.file.name, each.partition, each.rows, output.size(each.bytes), _fate(each.problem, each.new, dry_run)]
+        for each in adopted
+    ]
+    output.table(output.columns("file", "partition", "#rows", "#bytes", "result"), rows)
+    if not adopted:
+        click.echo(f"{folder} has no files whose names begin with {found.name}-")
+    if any(each.early for each in adopted):
+        task = not (found.folder / "defs.yaml").exists()
+        where = "DSL_START in the environment or in .env" if task else f"`start` in {found.folder / 'defs.yaml'}"
+        output.note(f"hint: to adopt the older files too, set {where} to the day of the oldest of them or before")
+    return 1 if problems else 0
+
+
+def _fate(problem: str, new: bool, dry_run: bool) -> str:
+    if problem:
+        return problem
+    if not new:
+        return "adopted before"
+    return "would be adopted" if dry_run else "adopted"
+
+
+@click.command("sweep")
+@click.argument("tables", nargs=-1, metavar="[TABLE]...")
+@click.option("--grace", default=24.0, show_default=True, type=click.FloatRange(0), help="Hours that leftovers stay.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def sweep_command(tables: tuple[str, ...], grace: float, dry_run: bool, as_json: bool) -> None:
+    """Remove temporaries and files that broken-off attempts left behind.
+
+    Only what no manifest and no record names, and what was last written longer ago than the grace period.
+    """
+    from export_pipelines.cli.project import opened
+    from export_pipelines.steps.sweep import sweep
+
+    with opened() as project:
+        contexts = [project.step(table) for table in project.tables(tables)]
+        swept = sweep(contexts, grace_seconds=grace * 3600, dry_run=dry_run)
+    if as_json:
+        output.as_json({"dry_run": dry_run, "removed": swept})
+        return
+    for each in swept:
+        click.echo(each)
+    click.echo(f"{len(swept)} objects {'would be' if dry_run else 'were'} removed")

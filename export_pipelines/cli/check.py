@@ -1,0 +1,195 @@
+"""The command `check`: every error of the project at once, each with its file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export_pipelines.cli import output
+from export_pipelines.errors import CatalogError, ExportPipelinesError, SpecError
+
+if TYPE_CHECKING:
+    from export_pipelines.cli.inspection import TableFindings
+    from export_pipelines.cli.project import Opened
+    from export_pipelines.components.project import Project
+    from export_pipelines.specs.table import TableDefinition
+
+
+@dataclass
+class Findings:
+    """All that was found."""
+
+    errors: list[SpecError] = field(default_factory=list)
+    warnings: list[SpecError] = field(default_factory=list)
+    tables: list[TableFindings] = field(default_factory=list)
+    looked_at: int = 0
+    """How many tables were to be checked."""
+
+
+@click.command("check")
+@click.argument("tables", nargs=-1, metavar="[TABLE]...")
+@click.option("--offline", is_flag=True, help="Read the files only; connect to nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def check_command(tables: tuple[str, ...], offline: bool, as_json: bool) -> int:
+    """Check the definitions; without --offline also against the live databases and stores.
+
+    Offline: every file of assets/, resources/ and schedules/, and the SQL. Online: connections, rights, columns, how a
+    cleanup would prove its rows, what else a deletion would set off, the stores and the catalog. Nothing is changed,
+    but for a small object that is written to each store and removed again. Exit code 1 on any error.
+    """
+    from export_pipelines.cli.project import Opened, opened, read_project
+    from export_pipelines.settings import load_settings
+
+    found = Findings()
+    if offline:
+        settings = load_settings()
+        project = Opened(settings, read_project(settings, automations=True))
+        _check_files(project, tables, found)
+    else:
+        with opened(automations=True) as project:
+            _check_live(project, _check_files(project, tables, found), found, everything=not tables)
+    _tell(found, project, everything=not tables, offline=offline, as_json=as_json)
+    return 1 if found.errors else 0
+
+
+def _check_files(project: Opened, names: Sequence[str], found: Findings) -> list[TableDefinition]:
+    """Everything that the files alone show; returns the tables whose SQL is sound."""
+    from export_pipelines.cli.inspection import check_sql
+
+    tables, broken = project.named(names)
+    found.looked_at = len(tables)
+    found.errors += [error for each in broken for error in each.errors]
+    sound = []
+    for table in tables:
+        errors = check_sql(table)
+        found.errors += errors
+        if not errors:
+            sound.append(table)
+    if not names:
+        found.errors += _dagster_errors(project.project)
+    return sound
+
+
+def _dagster_errors(project: Project) -> list[SpecError]:
+    """What only Dagster sees, when everything is put together."""
+    import dagster as dg
+
+    try:
+        dg.Definitions.validate_loadable(project.definitions())
+    except Exception as error:
+        return [SpecError(f"Dagster refuses the project: {str(error).splitlines()[0]}", file=project.root)]
+    return []
+
+
+def _check_live(project: Opened, tables: Sequence[TableDefinition], found: Findings, *, everything: bool) -> None:
+    """Connections, then tables on those that answer, then stores and catalog."""
+    from export_pipelines.cli.inspection import check_connection, check_table
+
+    connections = {table.spec.connection for table in tables}
+    if everything:
+        connections |= _keys_of(project.project, "PostgresConnectionResource")
+    dead = {key for key in sorted(connections) if not _passes(project, key, check_connection, found)}
+    for table in tables:
+        if table.spec.connection not in dead:
+            result = check_table(project.source(table.spec.connection), table)
+            found.tables.append(result)
+            found.errors += result.errors
+            found.warnings += result.warnings
+    stores = {key for table in tables for key in (table.spec.store, table.spec.archive)}
+    if everything:
+        stores |= _keys_of(project.project, "StoreResource")
+    for key in sorted(stores):
+        _passes(project, key, lambda store: store.probe(), found)
+    _check_catalog(project, found)
+
+
+def _keys_of(project: Project, kind: str) -> set[str]:
+    return {key for key, resource in project.resources.items() if type(resource).__name__ == kind}
+
+
+def _passes(project: Opened, key: str, test: Any, found: Findings) -> bool:
+    """Whether a resource passes a test; its error is noted at the document that defines it."""
+    from export_pipelines.cli.places import resource_error
+
+    try:
+        test(project.resource(key))
+    except ExportPipelinesError as error:
+        found.errors.append(resource_error(project.settings.root, key, error))
+        return False
+    return True
+
+
+def _check_catalog(project: Opened, found: Findings) -> None:
+    from export_pipelines.catalog.migrate import current_version, newest_version
+    from export_pipelines.cli.places import resource_error
+    from export_pipelines.cli.project import initialized
+
+    try:
+        resource = initialized("catalog", project.project.resources.get("catalog"))
+        version, newest = current_version(resource.url, resource.schema_name), newest_version()
+        if version != newest:
+            what = f"is of version {version}, and {newest} is needed" if version else "has not been made"
+            raise CatalogError(f"the catalog {what}", hint="run `export-pipelines migrate`")
+    except ExportPipelinesError as error:
+        found.errors.append(resource_error(project.settings.root, "catalog", error))
+
+
+def _tell(found: Findings, project: Opened, *, everything: bool, offline: bool, as_json: bool) -> None:
+    if as_json:
+        output.as_json(
+            {
+                "errors": [_as_dict(error) for error in found.errors],
+                "warnings": [_as_dict(error) for error in found.warnings],
+                "tables": [
+                    {"table": each.table.id, "columns": each.columns, "proof": each.proof} for each in found.tables
+                ],
+            }
+        )
+        return
+    if found.tables and not found.errors:
+        output.table(
+            output.columns("table", "#columns", "rows are proved"),
+            [[each.table.id, each.columns, each.proof] for each in found.tables],
+        )
+    for warning in found.warnings:
+        output.warn(_line(warning))
+    for error in found.errors:
+        click.secho(_line(error), err=True, fg="red")
+    if found.errors:
+        counts = [output.count(len(found.errors), "error"), output.count(len(found.warnings), "warning")]
+        click.echo(", ".join(counts), err=True)
+        return
+    counts = [output.count(found.looked_at, "table")]
+    if everything:
+        counts.append(output.count(len(project.project.resources), "resource"))
+        counts.append(output.count(len(project.project.automations), "schedule or sensor", "schedules and sensors"))
+    text = "ok: " + ", ".join(counts) + (", files only" if offline else "")
+    click.echo(text + (f"; {output.count(len(found.warnings), 'warning')}" if found.warnings else ""))
+
+
+def _line(error: SpecError) -> str:
+    from export_pipelines.sources.postgres import redact
+
+    shown = SpecError(error.message, file=_short(error.file), line=error.line, field=error.field, hint=error.hint)
+    return redact(str(shown))
+
+
+def _short(file: Path) -> Path:
+    current = Path.cwd()
+    return file.relative_to(current) if file.is_relative_to(current) else file
+
+
+def _as_dict(error: SpecError) -> dict[str, Any]:
+    from export_pipelines.sources.postgres import redact
+
+    return {
+        "file": str(error.file),
+        "line": error.line,
+        "field": error.field,
+        "message": redact(error.message),
+        "hint": redact(error.hint),
+    }

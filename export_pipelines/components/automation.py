@@ -1,0 +1,145 @@
+"""What the documents of schedules/ may say, as frozen pydantic models."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, field_validator, model_validator
+
+from export_pipelines.components.resources import FromEnvironment
+from export_pipelines.specs.table import SpecModel
+
+
+class Stage(StrEnum):
+    """What a run does with a partition."""
+
+    EXPORT = "export"
+    ARCHIVE = "archive"
+    CLEANUP = "cleanup"
+    CHAIN = "chain"
+    """All three, one after the other, in one run."""
+
+
+class DefaultStatus(StrEnum):
+    """Whether it is on when it is first seen; the UI's switch decides afterwards."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class AutomationSpec(SpecModel):
+    """What each document of schedules/ has."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_]+$")
+    """Name in Dagster; letters, digits and `_`."""
+    tables: tuple[str, ...] = ("*",)
+    """Ids of tables (`group/table`) or patterns (`knowledge_base/*`)."""
+    default_status: DefaultStatus = DefaultStatus.STOPPED
+    """`running` or `stopped` when it is first seen; the UI's switch decides afterwards."""
+    description: str = ""
+    """Shown in Dagster."""
+
+
+class ExportScheduleSpec(AutomationSpec):
+    """Runs by the clock: each partition after it has closed, or a cron of your own."""
+
+    stage: Stage = Stage.EXPORT
+    """`export`, `archive`, `cleanup`, or `chain` (all three in one run)."""
+    cron: str | None = None
+    """When to look for partitions that have closed since the last time. Absent: as each partition closes."""
+    timezone: str = "UTC"
+    """Zone of `cron`; without `cron`, the tables' own zones count."""
+    offset_minutes: int = Field(default=0, ge=0, le=7 * 24 * 60)
+    """Minutes to wait after a partition has closed, for rows that come late."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Tallinn") from error
+        return value
+
+    @field_validator("cron")
+    @classmethod
+    def _valid_cron(cls, value: str | None) -> str | None:
+        from dagster._utils.schedules import is_valid_cron_schedule
+
+        if value is not None and not is_valid_cron_schedule(value):
+            raise ValueError(f"{value!r} is no cron expression of five fields")
+        return value
+
+
+class SensorSpec(AutomationSpec):
+    """What each sensor has."""
+
+    interval_seconds: int = Field(default=10, ge=1)
+    """Seconds between two looks."""
+
+
+class UpstreamSensorSpec(SensorSpec):
+    """After an upstream job or asset succeeds, here or in another code location, export the partition it made."""
+
+    job: str | None = None
+    """Name of the upstream job."""
+    asset: str | None = None
+    """Key of the upstream asset, `a/b`. Give this, the job, or both."""
+    location: str | None = None
+    """Code location of the job; any when absent."""
+    stage: Stage = Stage.EXPORT
+    """`export`, or `chain` for all three steps in one run."""
+
+    @model_validator(mode="after")
+    def _something_upstream(self) -> UpstreamSensorSpec:
+        if not self.job and not self.asset:
+            raise ValueError("give the upstream `job`, `asset`, or both")
+        if self.location and not self.job:
+            raise ValueError("location belongs to a `job`; an asset's key is the same in all locations")
+        return self
+
+
+class ChainSensorSpec(SensorSpec):
+    """After export, archive; after archive, cleanup where the table says `after_archive`. Each a run of its own."""
+
+    compare: bool = False
+    """Whether tables whose cleanup is `off` get their comparison run after each archive (the shadow mode)."""
+    default_status: DefaultStatus = DefaultStatus.RUNNING
+
+
+class DueCleanupSensorSpec(SensorSpec):
+    """Cleans up the partitions whose `keep_days` are over, as the catalog knows them."""
+
+    interval_seconds: int = Field(default=300, ge=1)
+    default_status: DefaultStatus = DefaultStatus.RUNNING
+
+
+class FailureNoticeSpec(SensorSpec):
+    """Tells people of failed runs, refused cleanups, late rows and missed schedules: once a cause."""
+
+    interval_seconds: int = Field(default=30, ge=1)
+    webhook_url: FromEnvironment | None = None
+    """Gets a JSON object by POST: `title`, `text`, `hint`, `link`, `table`, `run_id`."""
+    email_to: tuple[str, ...] = ()
+    """Addresses."""
+    email_from: str = "export-pipelines@localhost"
+    """Sender."""
+    smtp_host: FromEnvironment | str = "localhost"
+    """Mail server."""
+    smtp_port: int = Field(default=25, ge=1, le=65535)
+    smtp_security: Literal["none", "starttls", "tls"] = "none"
+    """`none`, `starttls` (as a rule port 587) or `tls` (port 465)."""
+    smtp_user: FromEnvironment | None = None
+    smtp_password: FromEnvironment | None = None
+    ui_url: FromEnvironment | str = "http://localhost:3000"
+    """Address of Dagster's UI, for the link."""
+    repeat_hours: float = Field(default=24, gt=0)
+    """The same cause is told again after so long."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> FailureNoticeSpec:
+        if not self.email_to and not self.webhook_url:
+            raise ValueError("give email_to, webhook_url, or both")
+        return self

@@ -1,0 +1,53 @@
+"""Progress of a long partition, as observations of its asset."""
+
+from __future__ import annotations
+
+import time
+
+import dagster as dg
+
+from export_pipelines import naming
+from export_pipelines.specs.table import TableDefinition
+from export_pipelines.steps.context import Progress
+
+INTERVAL = 2.0
+"""Seconds between two observations; a partition that is done sooner has none."""
+
+
+class Reporter:
+    """Tells Dagster how far a partition is, at most every INTERVAL seconds."""
+
+    def __init__(self, context: dg.AssetExecutionContext, table: TableDefinition) -> None:
+        self._context = context
+        self._table = table
+        self._at: tuple[str, str] = ("", "")
+        self._started = self._told = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        """Called by the steps, as often as they like, and by an export from the thread that reads its rows.
+
+        Dagster's storage and logger take events from any thread. No two of ours call at the same time.
+        """
+        now = time.monotonic()
+        if (progress.stage, progress.partition) != self._at:
+            self._at = (progress.stage, progress.partition)
+            self._started = self._told = now
+        if now - self._told < INTERVAL:
+            return
+        self._told = now
+        self._observe(progress, now - self._started)
+
+    def _observe(self, progress: Progress, seconds: float) -> None:
+        speed = progress.bytes / 1e6 / seconds
+        self._context.log_event(
+            dg.AssetObservation(
+                dg.AssetKey(naming.asset_key(self._table.id, self._stage(progress))),
+                partition=progress.partition if self._table.spec.partitions else None,
+                description=f"{progress.stage}: {progress.rows:,} rows, {progress.bytes / 1e6:,.1f} MB so far",
+                metadata={"rows": progress.rows, "raw_bytes": progress.bytes, "mb_per_second": round(speed, 2)},
+            )
+        )
+
+    @staticmethod
+    def _stage(progress: Progress) -> str:
+        return progress.stage if progress.stage in ("export", "archive", "cleanup") else "archive"

@@ -1,0 +1,228 @@
+"""The Dagster resources that resources/ describes: connections and stores by name. None connects before it is used."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import dagster as dg
+from pydantic import Field, field_validator
+
+from export_pipelines.catalog import Catalog
+from export_pipelines.errors import RequestError
+from export_pipelines.sources.postgres import PostgresSource
+from export_pipelines.specs.table import SpecModel
+from export_pipelines.stores import open_store
+from export_pipelines.stores.base import Store
+from export_pipelines.stores.s3 import S3Store
+
+
+class FromEnvironment(SpecModel):
+    """A value that is in an environment variable (or in `.env`), read when the resource is used."""
+
+    env: str = Field(pattern=r"^\w+$")
+    """Name of the variable."""
+    default: str | None = None
+    """Value when the variable is not set."""
+
+
+Value = str | FromEnvironment
+
+_S3_OPTIONS = (
+    "endpoint_url",
+    "region_name",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "profile_name",
+)
+
+
+def _no_password(value: Value | None) -> Value | None:
+    if isinstance(value, str) and "://" in value and urlsplit(value).password:
+        raise ValueError("a password stands in the file; put the URL into a variable: {env: NAME}")
+    return value
+
+
+class ResourceSpec(SpecModel):
+    """What each document of resources/ has."""
+
+    resource_key: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Name by which tables refer to it: `connection`, `store` or `archive` of their defs.yaml."""
+
+    def resource(self) -> dg.ConfigurableResource[Any]:
+        """The Dagster resource. Nothing is connected to."""
+        raise NotImplementedError
+
+
+class PostgresConnectionSpec(ResourceSpec):
+    """A PostgreSQL database that tables are exported from."""
+
+    url: Value
+    """`postgresql://user:password@host:port/database`, as a rule `{env: DATABASE_URL}`."""
+    application_name: str = "export_pipelines"
+    """Shown in pg_stat_activity."""
+    connect_timeout: int = Field(default=10, ge=1)
+    """Seconds."""
+    keepalives_idle: int = Field(default=30, ge=0)
+    """Seconds of silence before the first TCP keepalive; below the idle limit of any proxy between."""
+    keepalives_interval: int = Field(default=10, ge=1)
+    """Seconds between two keepalives."""
+    keepalives_count: int = Field(default=3, ge=1)
+    """Keepalives lost before the connection counts as dead."""
+    role: str | None = None
+    """Role to take on after connecting (SET ROLE)."""
+    sslmode: str | None = None
+    """As in libpq: `require`, `verify-full` …"""
+    sslrootcert: str | None = None
+    """File of the certificate authority."""
+    sslcert: str | None = None
+    """File of the client's certificate."""
+    sslkey: str | None = None
+    """File of the client's key."""
+
+    _check_url = field_validator("url")(_no_password)
+
+    def resource(self) -> PostgresConnectionResource:
+        options = self.model_dump(exclude={"resource_key", "url", "role"}, exclude_none=True)
+        parameters = {name: str(value) for name, value in options.items()}
+        if self.role:
+            parameters["options"] = "-c role=" + self.role.replace("\\", "\\\\").replace(" ", "\\ ")
+        return PostgresConnectionResource(url=resolved(self.url), parameters=parameters)
+
+
+class CatalogSpec(ResourceSpec):
+    """The database of our own metadata; as a rule the one that Dagster's storage is in."""
+
+    resource_key: str = "catalog"
+    url: Value
+    """`postgresql://…`, as a rule `{env: DAGSTER_PG_URL}`."""
+    db_schema: str = Field(default="export_pipelines", alias="schema")
+    """Schema of the metadata tables."""
+
+    _check_url = field_validator("url")(_no_password)
+
+    def resource(self) -> CatalogResource:
+        return CatalogResource(url=resolved(self.url), schema_name=self.db_schema)
+
+
+class FilesystemStoreSpec(ResourceSpec):
+    """A folder."""
+
+    path: Value
+    """The folder; made when it is missing."""
+
+    def resource(self) -> StoreResource:
+        return StoreResource(url=resolved(self.path))
+
+
+class S3StoreSpec(ResourceSpec):
+    """A bucket, or a prefix in one, of S3 or a server that speaks its protocol."""
+
+    url: Value
+    """`s3://bucket/prefix`."""
+    endpoint_url: Value | None = None
+    """Address of a server other than AWS."""
+    region_name: Value | None = None
+    """AWS region."""
+    aws_access_key_id: FromEnvironment | None = None
+    """Access key; AWS's usual search (variables, profile, role) when absent."""
+    aws_secret_access_key: FromEnvironment | None = None
+    """Secret of the access key."""
+    aws_session_token: FromEnvironment | None = None
+    """Token of temporary credentials."""
+    profile_name: Value | None = None
+    """Profile of AWS's configuration files."""
+
+    _check_url = field_validator("url", "endpoint_url")(_no_password)
+
+    def resource(self) -> StoreResource:
+        options = {
+            name: resolved(value)
+            for name in type(self).model_fields
+            if name not in ("resource_key", "url") and (value := getattr(self, name)) is not None
+        }
+        return StoreResource(url=resolved(self.url), **options)
+
+
+class StoreSpec(S3StoreSpec):
+    """A store whose kind its URL decides: `file:///folder` or `s3://bucket/prefix`; the rest concerns S3 only."""
+
+
+class PostgresConnectionResource(dg.ConfigurableResource[Any]):
+    """A PostgreSQL connection."""
+
+    url: str
+    parameters: dict[str, str] = Field(default_factory=dict)
+
+    def open(self) -> PostgresSource:
+        """The source; it connects when it is used."""
+        return PostgresSource(self.url, parameters=dict(self.parameters))
+
+
+class CatalogResource(dg.ConfigurableResource[Any]):
+    """The metadata database."""
+
+    url: str
+    schema_name: str = "export_pipelines"
+
+    def open(self) -> Catalog:
+        """The catalog; it connects when it is used."""
+        return Catalog(self.url, self.schema_name)
+
+
+class StoreResource(dg.ConfigurableResource[Any]):
+    """A store of files, its kind decided by the URL; a path without a scheme is a folder."""
+
+    url: str
+    endpoint_url: str | None = None
+    region_name: str | None = None
+    aws_access_key_id: str | None = None
+    aws_secret_access_key: str | None = None
+    aws_session_token: str | None = None
+    profile_name: str | None = None
+
+    def open(self) -> Store:
+        """The store; it connects when it is used. Raises StoreError if the URL is none of a store."""
+        given = {name: getattr(self, name) for name in _S3_OPTIONS if getattr(self, name) is not None}
+        if not self.url.startswith("s3://") or not given.keys() - {"endpoint_url", "region_name"}:
+            return open_store(self.url, endpoint_url=self.endpoint_url, region=self.region_name)
+        return S3Store(*_bucket(self.url), client=partial(_aws_client, given))
+
+
+def _bucket(url: str) -> tuple[str, str]:
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    return bucket, prefix
+
+
+def _aws_client(options: dict[str, Any]) -> Any:
+    """A client by dagster-aws, which knows all of AWS's ways to give credentials."""
+    from dagster_aws.s3 import S3Resource
+
+    return S3Resource(**options).get_client()
+
+
+def resolved(value: Value) -> str:
+    """What a ConfigurableResource takes: the text, or a reference to the variable, which is read when it is used."""
+    if isinstance(value, str):
+        return value
+    if value.default is not None and value.env not in os.environ:
+        return value.default
+    # EnvVar is a str whose value Dagster replaces when the resource is made; the UI shows the variable's name.
+    return cast(str, dg.EnvVar(value.env))
+
+
+def from_environment(value: Value) -> str:
+    """The text, or what the variable holds now.
+
+    Raises:
+        RequestError: the variable is not set.
+    """
+    if isinstance(value, str):
+        return value
+    found = os.environ.get(value.env, value.default)
+    if found is None:
+        raise RequestError(f"the variable {value.env} is not set", hint="set it in the environment or in .env")
+    return found

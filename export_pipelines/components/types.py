@@ -1,0 +1,207 @@
+"""The component types that `dg` and editors see: thin shells over the factories that definitions.py calls.
+
+They validate by the same models, so that `dg list components`, `dg scaffold defs`, the JSON schema for editors and a
+component tree of your own (`dg.load_from_defs_folder`) agree with `export-pipelines check`.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import ClassVar, Self
+
+import dagster as dg
+from dagster.components.scaffold.scaffold import ScaffoldRequest
+from pydantic import BaseModel
+
+from export_pipelines import settings
+from export_pipelines.components.automation import (
+    AutomationSpec,
+    ChainSensorSpec,
+    DueCleanupSensorSpec,
+    ExportScheduleSpec,
+    FailureNoticeSpec,
+    UpstreamSensorSpec,
+)
+from export_pipelines.components.project import Project, automation, load_project
+from export_pipelines.components.resources import (
+    CatalogSpec,
+    FilesystemStoreSpec,
+    PostgresConnectionSpec,
+    ResourceSpec,
+    S3StoreSpec,
+    StoreSpec,
+)
+from export_pipelines.errors import RequestError, SpecErrors
+from export_pipelines.specs.table import SpecModel, TableSpec
+
+__all__ = [
+    "CatalogDatabase",
+    "ChainSensor",
+    "DueCleanupSensor",
+    "ExportSchedule",
+    "ExportTable",
+    "FailureNotice",
+    "FilesystemStore",
+    "PostgresConnection",
+    "S3Store",
+    "Store",
+    "UpstreamSensor",
+]
+
+
+class TemplateScaffolder(dg.Scaffolder):
+    """Writes the defs.yaml of a type, with comments that teach, and for a table its two SQL files."""
+
+    def scaffold(self, request: ScaffoldRequest) -> None:
+        """Called by `dg scaffold defs export_pipelines.<type> <folder>`. Files that exist are left alone."""
+        name = request.type_name.rpartition(".")[2]
+        request.target_path.mkdir(parents=True, exist_ok=True)
+        _write(request.target_path / "defs.yaml", f"{name}.yaml")
+        if name == "ExportTable":
+            for file in ("select.sql", "delete.sql"):
+                _write(request.target_path / file, file)
+
+
+def template(name: str) -> str:
+    """Text of a template: `<type>.yaml`, `select.sql` or `delete.sql`."""
+    return (files("export_pipelines.components") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _write(file: Path, name: str) -> None:
+    if not file.exists():
+        file.write_text(template(name), encoding="utf-8")
+
+
+class Shell(dg.Component):
+    """Base of all types: attributes are a model of ours."""
+
+    model: ClassVar[type[SpecModel]]
+
+    def __init__(self, spec: SpecModel) -> None:
+        self.spec = spec
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        return cls.model
+
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        return dg.ComponentTypeSpec(description=cls.model.__doc__, tags=["export_pipelines"])
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        if not isinstance(attributes, SpecModel):
+            raise TypeError(f"{cls.__name__} needs attributes")
+        return cls(attributes)
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class ExportTable(Shell):
+    """A table to export."""
+
+    model = TableSpec
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        folder = context.path if context.path.is_dir() else context.path.parent
+        project = _project()
+        for broken in project.broken:
+            if broken.folder.resolve() == folder.resolve():
+                raise SpecErrors(broken.errors)
+        for each in project.tables.values():
+            if each.table.folder.resolve() == folder.resolve():
+                return dg.Definitions.merge(each.definitions, dg.Definitions(resources=project.resources))
+        raise RequestError(f"{folder} is not below assets/ of the project {project.root}")
+
+
+class ResourceShell(Shell):
+    """Base of the types in resources/."""
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        if not isinstance(self.spec, ResourceSpec):
+            raise TypeError(type(self.spec).__name__)
+        return dg.Definitions(resources={self.spec.resource_key: self.spec.resource()})
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class PostgresConnection(ResourceShell):
+    """A PostgreSQL database that tables are exported from."""
+
+    model = PostgresConnectionSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class CatalogDatabase(ResourceShell):
+    """The database of our own metadata."""
+
+    model = CatalogSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class FilesystemStore(ResourceShell):
+    """A folder for files."""
+
+    model = FilesystemStoreSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class S3Store(ResourceShell):
+    """A bucket of S3, or a prefix in one."""
+
+    model = S3StoreSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class Store(ResourceShell):
+    """A store whose kind its URL decides."""
+
+    model = StoreSpec
+
+
+class AutomationShell(Shell):
+    """Base of the types in schedules/."""
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        if not isinstance(self.spec, AutomationSpec):
+            raise TypeError(type(self.spec).__name__)
+        return automation(self.spec, list(_project().tables_named(self.spec.tables)))
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class ExportSchedule(AutomationShell):
+    """Runs by the clock: each partition after it has closed."""
+
+    model = ExportScheduleSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class ChainSensor(AutomationShell):
+    """After export, archive; after archive, cleanup."""
+
+    model = ChainSensorSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class UpstreamSensor(AutomationShell):
+    """After an upstream job or asset succeeds, export the partition it made."""
+
+    model = UpstreamSensorSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class DueCleanupSensor(AutomationShell):
+    """Cleans up the partitions whose keep period is over."""
+
+    model = DueCleanupSensorSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class FailureNotice(AutomationShell):
+    """Tells people of failures, by e-mail and webhook."""
+
+    model = FailureNoticeSpec
+
+
+def _project() -> Project:
+    found = settings.load_settings()
+    return load_project(found.root, found.dsl_path, automations=False)

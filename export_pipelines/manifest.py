@@ -1,0 +1,181 @@
+"""The proof of what a file holds, as written to the archive.
+
+A *chain* is one folder a table: `<table id>/manifests/00000001.json`, `00000002.json`, … Each entry is created only if
+absent, never changed, and carries the SHA-256 of the one before. There are two kinds of entry: an `artifact` (a file
+with its sidecar, the commit point of an archive) and a `cleanup` (the receipt of what was deleted from the source).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from export_pipelines.specs.table import CsvSpec, SpecModel
+
+FORMAT_VERSION = 1
+
+
+class Column(SpecModel):
+    """A column of the file, with its type as PostgreSQL's format_type() spells it."""
+
+    name: str
+    type: str
+
+
+class FileProof(SpecModel):
+    """One stored file. Sizes in bytes; digests are SHA-256 in hex; raw is before compression."""
+
+    key: str
+    size: int
+    sha256: str
+    raw_size: int
+    raw_sha256: str
+
+
+class Bucket(SpecModel):
+    """A run of consecutive rows of the file in the sidecar: one zstd frame. Sizes and offset in bytes."""
+
+    rows: int
+    offset: int
+    size: int
+
+
+class IdentityProof(SpecModel):
+    """How the rows of the file are known in the source.
+
+    mode `row`: line n of the sidecar is `xmin,"(block,offset)"` of the source row behind record n (counted without the
+    header), with `tableoid,` before it when `tableoid` is true.
+    mode `key`: each line is that identity, then the MD5 of the source row's text, then its key, of the rows of
+    `relation` which delete.sql matched in the same snapshot and whose key is in the file.
+    mode `none`: nothing can be proved, and cleanup refuses; `reason` says why.
+    """
+
+    mode: Literal["row", "key", "none"]
+    reason: str = ""
+    relation: str = ""
+    """Schema-qualified, quoted name of the relation which the identities belong to."""
+    only: bool = False
+    """Whether the relation stands without what inherits from it (`ONLY`)."""
+    tableoid: bool = False
+    """Whether each identity starts with the OID of its table: of partitioned tables and those with children."""
+    key: tuple[str, ...] = ()
+    file: FileProof | None = None
+    buckets: tuple[Bucket, ...] = ()
+
+
+class Relation(SpecModel):
+    """A heap that identities point into, and its file node: a rewrite (VACUUM FULL) changes it."""
+
+    oid: int
+    name: str
+    relfilenode: int
+
+
+class Snapshot(SpecModel):
+    """The server and the consistent view that was read."""
+
+    server_version: str
+    database: str
+    system_identifier: str
+    timeline: int
+    snapshot: str
+    """pg_current_snapshot() of the transaction."""
+    next_xid: int
+    """64-bit: every row version seen is older than this."""
+    relations: tuple[Relation, ...] = ()
+    fingerprint: str = ""
+    """SHA-256 over columns, types and enum labels of the relations."""
+    settings: dict[str, str] = {}
+    """Session settings on which the text of values depends."""
+
+
+class ExportRecord(SpecModel):
+    """What an export wrote: everything of a manifest but its place in the archive."""
+
+    table: str
+    partition: str
+    window_start: datetime | None
+    window_end: datetime | None
+    generation: int
+    attempt: str
+    rows: int
+    row_digest: str
+    """Sum modulo 2**64 of XXH3-64 of each record's bytes, in hex: guards against accidents, whatever the order."""
+    columns: tuple[Column, ...]
+    format: Literal["csv"] = "csv"
+    csv: CsvSpec
+    compression: Literal["gzip", "zstd", "none"]
+    file: FileProof
+    identity: IdentityProof
+    source: Snapshot
+    select_sql: str
+    """As sent to the server, parameters filled in."""
+    select_sha256: str
+    """Of the text of the definition."""
+    definition_version: str
+    software: dict[str, str]
+    run_id: str
+    upstream_run_id: str = ""
+    started: datetime
+    finished: datetime
+    unchanged: bool = False
+    """True when the file would equal the previous generation; nothing new was published."""
+
+
+class ChainEntry(SpecModel):
+    """What each entry of a chain carries."""
+
+    format_version: int = FORMAT_VERSION
+    sequence: int
+    previous_sha256: str
+    """SHA-256 of the bytes of the entry before; empty for the first."""
+    table: str
+    written: datetime
+    run_id: str
+
+
+class ArtifactManifest(ChainEntry):
+    """An archived file: it was read back, and its digests are those of the export."""
+
+    kind: Literal["artifact"] = "artifact"
+    export: ExportRecord
+    file: FileProof
+    """As archived: the key is one of the archive's store."""
+    identity_file: FileProof | None
+    adopted: bool = False
+    """Taken over from an older service: digests are of the file as found, nothing is known of its source."""
+
+
+class CleanupReceipt(ChainEntry):
+    """What a cleanup deleted. `deleted` gives record numbers of the artifact's sidecar as inclusive ranges from 0."""
+
+    kind: Literal["cleanup"] = "cleanup"
+    partition: str
+    artifact_sequence: int
+    deleted_rows: int
+    deleted: tuple[tuple[int, int], ...]
+    proof: Literal["row", "key", "content"]
+    transactions: tuple[str, ...] = ()
+    """64-bit transaction ids of the source that committed it."""
+
+
+Manifest = Annotated[ArtifactManifest | CleanupReceipt, Field(discriminator="kind")]
+_adapter: TypeAdapter[ArtifactManifest | CleanupReceipt] = TypeAdapter(Manifest)
+
+
+def to_bytes(entry: ArtifactManifest | CleanupReceipt) -> bytes:
+    """The entry as it is stored: JSON, indented so that a person can read it, ending in a newline."""
+    return (entry.model_dump_json(indent=1) + "\n").encode()
+
+
+def from_bytes(data: bytes) -> ArtifactManifest | CleanupReceipt:
+    """The entry of stored bytes. Raises pydantic.ValidationError for anything else."""
+    return _adapter.validate_json(data)
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,25 @@
+"""Scratch space on disk, for what must not be held in memory."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def scratch_database() -> Iterator[sqlite3.Connection]:
+    """An SQLite database in a temporary folder (TMPDIR), without any durability, gone at the end.
+
+    May be used from another thread than the one that made it, one at a time.
+    """
+    with tempfile.TemporaryDirectory(prefix="export_pipelines-") as folder:
+        path = Path(folder) / "scratch.sqlite"
+        with closing(sqlite3.connect(path, check_same_thread=False, isolation_level=None)) as database:
+            database.executescript(
+                "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; "
+                "PRAGMA cache_size = -32768; BEGIN"
+            )
+            yield database

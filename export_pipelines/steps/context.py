@@ -1,0 +1,40 @@
+"""What every step is given, and how it tells of its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from export_pipelines.catalog import Catalog
+from export_pipelines.sources.postgres import PostgresSource
+from export_pipelines.specs.table import TableDefinition
+from export_pipelines.stores.base import Store
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a step is: `stage` is one of export, archive, verify, cleanup, restore; rows and raw bytes so far."""
+
+    stage: str
+    table: str
+    partition: str
+    rows: int
+    bytes: int
+
+
+def silent(progress: Progress) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """A table with all that a step of it needs. Steps know nothing of Dagster."""
+
+    table: TableDefinition
+    source: PostgresSource
+    exports: Store
+    archive: Store
+    catalog: Catalog
+    run_id: str = ""
+    upstream_run_id: str = ""
+    progress: Callable[[Progress], None] = field(default=silent)

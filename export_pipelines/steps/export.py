@@ -1,0 +1,317 @@
+"""Export: one snapshot of a partition, streamed into an immutable file with the identities of its rows beside it."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cache
+
+from export_pipelines import __version__
+from export_pipelines.catalog import ExportRow
+from export_pipelines.errors import (
+    CatalogError,
+    IntegrityError,
+    ObjectMissing,
+    PartitionBusy,
+    RequestError,
+    SourceError,
+)
+from export_pipelines.formats.csv import copy_options
+from export_pipelines.manifest import ExportRecord, IdentityProof, Snapshot
+from export_pipelines.naming import file_key
+from export_pipelines.sources import inspect
+from export_pipelines.sources.postgres import Session
+from export_pipelines.specs.table import TableDefinition
+from export_pipelines.steps import archived_rows, keys
+from export_pipelines.steps.chain import artifact_at
+from export_pipelines.steps.context import Progress, StepContext
+from export_pipelines.steps.identity import IdentityPlan, plan_identity
+from export_pipelines.steps.reading import read_back
+from export_pipelines.steps.rows import RowsWritten, RowWriter
+from export_pipelines.steps.sidecar import EXTENSION, SidecarWriter
+from export_pipelines.steps.statements import Statements, statements
+from export_pipelines.stores.base import ObjectWriter
+from export_pipelines.windows import Window
+
+_PROGRESS_SECONDS = 0.25
+_WRONG_OBJECT_TYPE = "42809"
+
+
+def export_partition(ctx: StepContext, window: Window) -> ExportRecord:
+    """Export a partition as its next generation: one READ ONLY REPEATABLE READ transaction, streamed in bounded memory.
+
+    When the file would be the same as that of the last generation, and that one is still of use, nothing is published
+    and its record is returned with `unchanged` set.
+
+    Crash: nothing is visible under the file's name, or the file is there but the catalog does not know it; either way
+    the next export of the partition takes a new name, and `sweep` removes what was left.
+
+    Raises:
+        RequestError: the window is not closed yet.
+        PartitionBusy: another run is exporting this partition.
+        SpecError, SourceError, StoreError, CatalogError: as they say; nothing was published.
+    """
+    if window.end is not None and window.end > datetime.now(UTC):
+        raise RequestError(
+            f"partition {window.partition} of {ctx.table.id!r} is open until {window.end.isoformat()}",
+            hint="rows may still arrive; export it when it is closed",
+        )
+    with table_session(ctx, read_only=True) as session:
+        parts = statements(ctx.table, window, session)
+        begin_locked(session, [relation.sql for relation in parts.select.relations], "ACCESS SHARE")
+        # Cumulative partitions overlap: what one of them writes the others must know first.
+        lock(session, ctx.table, "*exports" if ctx.table.spec.cumulative else window.partition, "exported")
+        started = datetime.now(UTC)
+        view = inspect.snapshot(session)
+        plan = plan_identity(session, parts, ctx.table.spec.key)
+        attempt = secrets.token_hex(8)
+        export_id, generation = ctx.catalog.begin_export(
+            ctx.table.id, window.partition, attempt, ctx.exports.url, ctx.run_id
+        )
+        with _noted_failure(ctx, export_id):
+            fingerprint = inspect.fingerprint(session, plan.tree.oids) if plan.relation else ""
+            make = _record_maker(ctx, window, parts, view, plan, generation, attempt, started, fingerprint)
+            record = _write_files(ctx, window, session, parts, plan, generation, make)
+            if record.unchanged:
+                ctx.catalog.fail_export(export_id, "unchanged since the last generation")
+            else:
+                ctx.catalog.finish_export(export_id, record)
+        return record
+
+
+@contextmanager
+def table_session(ctx: StepContext, *, read_only: bool) -> Iterator[Session]:
+    """A session on the table's source with its time-outs and time zone."""
+    spec = ctx.table.spec
+    with ctx.source.session(
+        read_only=read_only,
+        timezone=spec.session_timezone,
+        statement_timeout=spec.statement_timeout,
+        lock_timeout=spec.lock_timeout,
+    ) as session:
+        yield session
+
+
+def begin_locked(session: Session, relations: Sequence[str], mode: str) -> None:
+    """Start a transaction with its tables locked before its snapshot is taken.
+
+    A table that is rewritten (TRUNCATE, some ALTER TABLE) between snapshot and lock would look empty to the snapshot.
+    """
+    session.begin()
+    for relation in relations:
+        try:
+            session.execute(f"LOCK TABLE {relation} IN {mode} MODE")
+        except SourceError as error:
+            if error.code != _WRONG_OBJECT_TYPE:
+                raise
+            # A foreign table, say: it cannot be locked, and has no file node either.
+            session.rollback()
+            session.begin()
+            return
+
+
+def lock(session: Session, table: TableDefinition, partition: str, doing: str) -> None:
+    """Take the lock of a partition (or of the table: `*`, `*exports`) in the source's transaction, which frees it.
+
+    Raises:
+        PartitionBusy: another transaction has it.
+    """
+    name = f"export_pipelines {table.id} {partition}"
+    if not session.one("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (name,))[0]:
+        what = f"{table.id!r}" if partition.startswith("*") else f"partition {partition} of {table.id!r}"
+        raise PartitionBusy(
+            f"{what} is being {doing} by another run, so this one did nothing",
+            hint="see the runs in progress in Dagster; the other run does the work",
+        )
+
+
+@contextmanager
+def _noted_failure(ctx: StepContext, export_id: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        # The first error says more; an attempt left as running is taken over by the next export.
+        with suppress(CatalogError):
+            ctx.catalog.fail_export(export_id, str(error) or type(error).__name__)
+        raise
+
+
+RecordMaker = Callable[[RowsWritten, IdentityProof], ExportRecord]
+
+
+def _write_files(
+    ctx: StepContext,
+    window: Window,
+    session: Session,
+    parts: Statements,
+    plan: IdentityPlan,
+    generation: int,
+    make: RecordMaker,
+) -> ExportRecord:
+    """Stream the query into the file and its sidecar; publish both, the file last."""
+    key = _free_key(ctx, window, generation)
+    spec = ctx.table.spec
+    with ExitStack() as stack:
+        writer = stack.enter_context(ctx.exports.writer(key))
+        sidecar_writer: ObjectWriter | None = None
+        sidecar = None
+        if plan.mode != "none":
+            sidecar_writer = stack.enter_context(ctx.exports.writer(key + EXTENSION))
+            sidecar = SidecarWriter(sidecar_writer, key + EXTENSION, spec.cleanup.batch_rows)
+        rows = RowWriter(
+            writer,
+            key,
+            spec.compression,
+            parts.csv,
+            sidecar=sidecar if plan.mode == "row" else None,
+            identity_fields=plan.fields,
+            keep=stack.enter_context(archived_rows.not_yet_archived(ctx, window, session, plan)),
+            flushed=_reporter(ctx, window),
+        )
+        collect = stack.enter_context(keys.collector(plan, parts.csv)) if plan.mode == "key" else None
+        session.copy_out(plan.query, copy_options(parts.csv), collect.tee(rows.write) if collect else rows.write)
+        written = rows.finish()
+        if collect is not None and sidecar is not None and parts.delete is not None:
+            collect.write_sidecar(session, plan, parts.delete, sidecar)
+        proof = IdentityProof(mode=plan.mode, reason=plan.reason)
+        if sidecar is not None and plan.relation is not None:
+            file, buckets = sidecar.finish()
+            proof = IdentityProof(
+                mode=plan.mode,
+                reason=plan.reason,
+                relation=plan.relation.sql,
+                only=plan.relation.only,
+                tableoid=plan.tableoid,
+                key=plan.key,
+                file=file,
+                buckets=buckets,
+            )
+        record = make(written, proof)
+        if same := _same_as_before(ctx, window, record):
+            return same.model_copy(update={"unchanged": True})
+        if sidecar_writer is not None:
+            sidecar_writer.publish()
+        writer.publish()
+        return record
+
+
+def _record_maker(
+    ctx: StepContext,
+    window: Window,
+    parts: Statements,
+    view: Snapshot,
+    plan: IdentityPlan,
+    generation: int,
+    attempt: str,
+    started: datetime,
+    fingerprint: str,
+) -> RecordMaker:
+    """What is known before the rows, waiting for what is known after them."""
+
+    def make(written: RowsWritten, identity: IdentityProof) -> ExportRecord:
+        return ExportRecord(
+            table=ctx.table.id,
+            partition=window.partition,
+            window_start=window.start,
+            window_end=window.end,
+            generation=generation,
+            attempt=attempt,
+            rows=written.rows,
+            row_digest=written.row_digest,
+            columns=plan.columns,
+            csv=parts.csv,
+            compression=ctx.table.spec.compression.value,
+            file=written.file,
+            identity=identity,
+            source=view.model_copy(update={"relations": plan.tree.relations, "fingerprint": fingerprint}),
+            select_sql=parts.select.query,
+            select_sha256=parts.sha256,
+            definition_version=ctx.table.version,
+            software=software(),
+            run_id=ctx.run_id,
+            upstream_run_id=ctx.upstream_run_id,
+            started=started,
+            finished=datetime.now(UTC),
+        )
+
+    return make
+
+
+@cache
+def software() -> dict[str, str]:
+    """Versions of what wrote a file."""
+    import psycopg2
+
+    return {
+        "export_pipelines": __version__,
+        "python": platform.python_version(),
+        "psycopg2": str(psycopg2.__version__).split()[0],
+    }
+
+
+def _free_key(ctx: StepContext, window: Window, generation: int) -> str:
+    """The file's name by its template; a name that is taken (by a lost attempt, say) gets the next number."""
+    number = generation
+    # A crash between the two leaves a sidecar without its file: that takes the name, too.
+    while any(ctx.exports.head((key := file_key(ctx.table, window, number)) + end) for end in ("", EXTENSION)):
+        number += 1
+        if key == file_key(ctx.table, window, number):
+            raise RequestError(
+                f"file name {key!r} of {ctx.table.id!r} is taken", hint="put {partition} into `file_name` in defs.yaml"
+            )
+    return key
+
+
+def _same_as_before(ctx: StepContext, window: Window, record: ExportRecord) -> ExportRecord | None:
+    """The record of the last generation, if the new file would say nothing that it does not say."""
+    before: list[ExportRow] = ctx.catalog.exports(ctx.table.id, window.partition)
+    if not before or before[-1].record is None:
+        return None
+    last = before[-1].record
+    same_file = last.file.raw_sha256 == record.file.raw_sha256 and last.columns == record.columns
+    same_rows = (last.identity.file and last.identity.file.raw_sha256) == (
+        record.identity.file and record.identity.file.raw_sha256
+    )
+    same_place = (last.source.system_identifier, last.source.timeline, last.source.relations) == (
+        record.source.system_identifier,
+        record.source.timeline,
+        record.source.relations,
+    )
+    same_definition = (last.select_sha256, last.csv, last.compression) == (
+        record.select_sha256,
+        record.csv,
+        record.compression,
+    )
+    same_meaning = last.source.fingerprint == record.source.fingerprint and last.identity.mode == record.identity.mode
+    same = same_file and same_rows and same_place and same_definition and same_meaning
+    return last if same and _still_there(ctx, before[-1], last) else None
+
+
+def _still_there(ctx: StepContext, row: ExportRow, record: ExportRecord) -> bool:
+    """Whether the files of an earlier generation are where they should be, and intact: a damaged one is no excuse."""
+    store, file, identity_file = ctx.exports, record.file, record.identity.file
+    if row.state == "archived" and row.sequence is not None:
+        manifest = artifact_at(ctx.archive, ctx.table.id, row.sequence)
+        store, file, identity_file = ctx.archive, manifest.file, manifest.identity_file
+    try:
+        for proof in (file, identity_file):
+            if proof is not None:
+                read_back(store, proof, None)
+    except (IntegrityError, ObjectMissing):
+        return False
+    return True
+
+
+def _reporter(ctx: StepContext, window: Window) -> Callable[[int, int], None]:
+    last = [time.monotonic()]
+
+    def report(rows: int, size: int) -> None:
+        if time.monotonic() - last[0] >= _PROGRESS_SECONDS:
+            last[0] = time.monotonic()
+            ctx.progress(Progress("export", ctx.table.id, window.partition, rows, size))
+
+    return report

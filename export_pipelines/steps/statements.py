@@ -1,0 +1,100 @@
+"""A table's statements for one partition: read or derived, parameters filled in, and what of them can be proved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from export_pipelines.errors import SpecError
+from export_pipelines.manifest import digest
+from export_pipelines.sources import inspect
+from export_pipelines.sources.postgres import Session
+from export_pipelines.specs.table import CsvSpec, TableDefinition
+from export_pipelines.sql import (
+    Delete,
+    Select,
+    parameters,
+    parameters_used,
+    parse_delete,
+    parse_select,
+    quote_identifier,
+    render,
+)
+from export_pipelines.windows import Window
+
+
+@dataclass(frozen=True)
+class Statements:
+    """Both statements of a partition, ready to run. `sha256` is of their text before parameters were filled in."""
+
+    select: Select
+    delete: Delete | None
+    csv: CsvSpec
+    sha256: str
+
+
+def statements(table: TableDefinition, window: Window, session: Session) -> Statements:
+    """Read or derive the statements of a table for a window. Asks the server only for derived ones.
+
+    Raises:
+        SpecError: a statement is not what it must be, or would run without bounds.
+        SourceError: the table or a column of it does not exist.
+    """
+    select_text, delete_text = texts(table)
+    values = parameters(window, _naive_zone(table, session))
+    if table.spec.mask_columns or table.spec.exclude_columns:
+        select_text = select_text.replace("*", _column_list(table, session), 1)
+    select_file, delete_file = table.folder / "select.sql", table.folder / "delete.sql"
+    _refuse_without_bounds(table, select_text, "select.sql")
+    select = parse_select(render(select_text, values, file=select_file), select_file)
+    delete = None
+    if delete_text is not None:
+        _refuse_without_bounds(table, delete_text, "delete.sql")
+        delete = parse_delete(render(delete_text, values, file=delete_file), delete_file)
+    csv = select.csv or table.spec.format.csv
+    return Statements(select, delete, csv, digest(f"{select_text}\0{delete_text}".encode()))
+
+
+def texts(table: TableDefinition) -> tuple[str, str | None]:
+    """The text of both statements, with parameters; the second is None where nothing can be deleted."""
+    if table.select_sql is not None:
+        return table.select_sql, table.delete_sql
+    assert table.spec.table is not None
+    where = ""
+    if table.spec.time_column and table.spec.partitions:
+        column = quote_identifier(table.spec.time_column)
+        where = f"\nWHERE {column} >= %(window_start)s AND {column} < %(window_end)s"
+    return f"SELECT *\nFROM {table.spec.table}{where}", table.delete_sql or f"DELETE FROM {table.spec.table}{where}"
+
+
+def _naive_zone(table: TableDefinition, session: Session) -> str | None:
+    """The zone for parameters without one, when a derived statement compares them to a naive column."""
+    spec = table.spec
+    if table.select_sql is not None or spec.table is None or spec.time_column is None or spec.partitions is None:
+        return None
+    zoned = inspect.time_zone_of_column(session, spec.table, spec.time_column)
+    return None if zoned else spec.partitions.timezone
+
+
+def _column_list(table: TableDefinition, session: Session) -> str:
+    """The select list of a derived statement, without excluded columns and with masks."""
+    spec = table.spec
+    names = [c.name for c in inspect.columns(session, f"SELECT * FROM {spec.table}")]
+    if unknown := {*spec.exclude_columns, *spec.mask_columns} - set(names):
+        raise SpecError(
+            f"columns {sorted(unknown)} to exclude or mask are not in {spec.table}",
+            file=table.folder / "defs.yaml",
+            hint=f"it has {', '.join(names)}",
+        )
+    masks = {name: f"({mask}) AS {quote_identifier(name)}" for name, mask in spec.mask_columns.items()}
+    kept = [name for name in names if name not in spec.exclude_columns]
+    return ", ".join(masks.get(name, quote_identifier(name)) for name in kept)
+
+
+def _refuse_without_bounds(table: TableDefinition, text: str, file: str) -> None:
+    if table.spec.partitions is not None and not parameters_used(text):
+        raise SpecError(
+            f"{file} uses no parameter, so each partition would be the whole table",
+            file=table.folder / file,
+            line=1,
+            hint="compare a time column with %(window_start)s and %(window_end)s, or leave out `partitions`",
+        )

@@ -1,0 +1,94 @@
+"""Fixtures that every suite may use. A server that does not start fails the test that wants it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from export_pipelines.local.postgres import Address
+from tests.support.servers import (
+    Seaweed,
+    TlsPostgres,
+    new_database,
+    postgres_server,
+    seaweed_server,
+    tls_postgres_server,
+)
+
+# No test may find the databases and stores of the person who runs it.
+for _name in (
+    *("DATABASE_URL", "DAGSTER_PG_URL", "EXPORT_PATH", "DSL_PATH", "ARCHIVE_URL", "DAGSTER_HOME"),
+    *("AWS_ENDPOINT_URL", "AWS_PROFILE", "EXPORT_PIPELINES_PROJECT"),
+):
+    os.environ.pop(_name, None)
+
+
+@pytest.fixture(autouse=True)
+def restored_environment() -> Iterator[None]:
+    """Settings are put into the environment; none stays there for the next test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """A real S3 server for the session; `seaweed.new_bucket()` gives a bucket of one's own."""
+    with seaweed_server(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket_url(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`s3://…` of an empty bucket, with the AWS variables of the environment set for it."""
+    for name, value in seaweed.environment().items():
+        monkeypatch.setenv(name, value)
+    return seaweed.new_bucket()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Address]:
+    """A real PostgreSQL for the session; `postgres.url(database)` gives a URL."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Address) -> Iterator[str]:
+    """URL of an empty database of this test's own."""
+    with new_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
+def second_database(postgres: Address) -> Iterator[str]:
+    """URL of another empty database, for tests which need a source and a target, or a source and a catalog."""
+    with new_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres: Address) -> Iterator[str]:
+    """Name of a database with our catalog migrated to the newest version; the template of those of the tests."""
+    from export_pipelines.catalog.migrate import migrate
+
+    with new_database(postgres) as url:
+        migrate(url, "export_pipelines")
+        yield url.rpartition("/")[2]
+
+
+@pytest.fixture
+def catalog_url(postgres: Address, migrated_database: str) -> Iterator[str]:
+    """URL of a database with our catalog migrated to the newest version."""
+    with new_database(postgres, migrated_database) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def tls_postgres() -> Iterator[TlsPostgres]:
+    """Debian's PostgreSQL with TLS; tests that want it are marked `debian`."""
+    with tls_postgres_server() as server:
+        yield server
