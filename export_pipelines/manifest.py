@@ -26,13 +26,15 @@ class Column(SpecModel):
 
 
 class FileProof(SpecModel):
-    """One stored file. Sizes in bytes; digests are SHA-256 in hex; raw is before compression."""
+    """One stored file. Sizes in bytes; digests are SHA-256 in hex; raw is before compression and encryption."""
 
     key: str
     size: int
     sha256: str
     raw_size: int
     raw_sha256: str
+    encryption: Literal["", "age"] = ""
+    """How the stored bytes are encrypted, after compression; empty when they are not."""
 
 
 class Bucket(SpecModel):
@@ -162,16 +164,32 @@ class CleanupReceipt(ChainEntry):
     """64-bit transaction ids of the source that committed it."""
 
 
-Manifest = Annotated[ArtifactManifest | CleanupReceipt, Field(discriminator="kind")]
-_adapter: TypeAdapter[ArtifactManifest | CleanupReceipt] = TypeAdapter(Manifest)
+class ExpireTombstone(ChainEntry):
+    """That the files of an artifact were given up by retention. It is written before they are removed."""
+
+    kind: Literal["expire"] = "expire"
+    partition: str
+    artifact_sequence: int
+    rows: int
+    bytes: int
+    """Stored bytes that were freed, the sidecar included."""
+    reason: str
+    """The rule that gave it up, in words."""
+    only_copy: bool
+    """Whether the source no longer had (all of) its rows, so that nothing has them now. Allowed by the definition."""
 
 
-def to_bytes(entry: ArtifactManifest | CleanupReceipt) -> bytes:
+Entry = ArtifactManifest | CleanupReceipt | ExpireTombstone
+Manifest = Annotated[Entry, Field(discriminator="kind")]
+_adapter: TypeAdapter[Entry] = TypeAdapter(Manifest)
+
+
+def to_bytes(entry: Entry) -> bytes:
     """The entry as it is stored: JSON, indented so that a person can read it, ending in a newline."""
     return (entry.model_dump_json(indent=1) + "\n").encode()
 
 
-def from_bytes(data: bytes) -> ArtifactManifest | CleanupReceipt:
+def from_bytes(data: bytes) -> Entry:
     """The entry of stored bytes. Raises pydantic.ValidationError for anything else."""
     return _adapter.validate_json(data)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from export_pipelines.catalog import ExportRow
 from export_pipelines.errors import IntegrityError, ObjectMissing, RequestError, StoreError
-from export_pipelines.manifest import ArtifactManifest, ExportRecord, FileProof, digest, to_bytes
+from export_pipelines.manifest import ArtifactManifest, ExportRecord, FileProof, digest
 from export_pipelines.naming import archive_folder
 from export_pipelines.specs.table import Compression
 from export_pipelines.steps import chain
@@ -72,12 +72,13 @@ def _archive(ctx: StepContext, window: Window, row: ExportRow) -> ArtifactManife
     if record is None:
         raise IntegrityError(f"the catalog has no record of export {row.id} of {row.table_id!r}")
     known = ctx.catalog.head(ctx.table.id, ctx.archive.url)
-    manifest = _already_there(ctx, known, record)
-    if manifest is None:
+    if (found := _already_there(ctx, known, record)) is not None:
+        manifest, sha256 = found
+    else:
         folder = f"{archive_folder(ctx.table, window)}/g{record.generation}-{record.attempt[:8]}-{secrets.token_hex(2)}"
         identity_file = _copy(ctx, window, record.identity.file, folder, None) if record.identity.file else None
         file = _copy(ctx, window, record.file, folder, Compression(record.compression))
-        manifest, _ = chain.append(
+        manifest, sha256 = chain.append(
             ctx.archive,
             ctx.table.id,
             known,
@@ -94,7 +95,7 @@ def _archive(ctx: StepContext, window: Window, row: ExportRow) -> ArtifactManife
         )
     # First this, then the head of the chain: a crash in between leaves the manifest where `_already_there` looks.
     ctx.catalog.mark_archived(row.id, ctx.archive.url, manifest.sequence)
-    ctx.catalog.advance_head(ctx.table.id, ctx.archive.url, manifest.sequence, digest(to_bytes(manifest)))
+    ctx.catalog.advance_head(ctx.table.id, ctx.archive.url, manifest.sequence, sha256)
     if not ctx.table.spec.keep_export:
         remove_export(ctx.exports, record)
     return manifest
@@ -107,14 +108,17 @@ def remove_export(exports: Store, record: ExportRecord) -> None:
         exports.delete(record.identity.file.key)
 
 
-def _already_there(ctx: StepContext, known: tuple[int, str] | None, record: ExportRecord) -> ArtifactManifest | None:
-    """The manifest of this attempt that a crashed run wrote, in what the catalog does not know of the chain."""
+def _already_there(
+    ctx: StepContext, known: tuple[int, str] | None, record: ExportRecord
+) -> tuple[ArtifactManifest, str] | None:
+    """The manifest of this attempt that a crashed run wrote, in what the catalog does not know of the chain, and its
+    SHA-256."""
     sequence = known[0] if known else 0
     while ctx.archive.head(chain.manifest_key(ctx.table.id, sequence + 1)) is not None:
         sequence += 1
-        entry, _ = chain.read_entry(ctx.archive, ctx.table.id, sequence)
+        entry, data = chain.read_entry(ctx.archive, ctx.table.id, sequence)
         if isinstance(entry, ArtifactManifest) and entry.export.attempt == record.attempt:
-            return entry
+            return entry, digest(data)
     return None
 
 

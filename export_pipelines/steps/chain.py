@@ -9,12 +9,19 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from export_pipelines.errors import IntegrityError, ObjectExists, ObjectMissing
-from export_pipelines.manifest import ArtifactManifest, CleanupReceipt, digest, from_bytes, to_bytes
+from export_pipelines.manifest import (
+    ArtifactManifest,
+    CleanupReceipt,
+    Entry,
+    ExpireTombstone,
+    digest,
+    from_bytes,
+    to_bytes,
+)
 from export_pipelines.naming import table_folder
 from export_pipelines.stores.base import Store
 
-Entry = ArtifactManifest | CleanupReceipt
-E_ = TypeVar("E_", ArtifactManifest, CleanupReceipt)
+E_ = TypeVar("E_", ArtifactManifest, CleanupReceipt, ExpireTombstone)
 
 _RACES = 1000
 

@@ -24,7 +24,7 @@ from itertools import chain as joined
 from export_pipelines.catalog import Ranges
 from export_pipelines.formats.compression import Readable, decompressed
 from export_pipelines.formats.csv import records
-from export_pipelines.manifest import ArtifactManifest, CleanupReceipt, ExportRecord
+from export_pipelines.manifest import ArtifactManifest, CleanupReceipt, ExpireTombstone, ExportRecord
 from export_pipelines.scratch import scratch_database
 from export_pipelines.specs.table import Compression
 from export_pipelines.steps import chain, keys
@@ -56,17 +56,21 @@ class Generation:
 
 
 def generations(archive: Store, table_id: str) -> dict[str, list[Generation]]:
-    """The files to take of each partition, oldest first; partitions in the order of their windows.
+    """The files to take of each partition, oldest first; partitions in the order of their windows. What is expired is
+    left out.
 
     Raises:
         IntegrityError: the chain of manifests is broken, so that nobody knows what is missing.
     """
     artifacts: dict[str, list[ArtifactManifest]] = {}
     receipts: dict[int, list[CleanupReceipt]] = {}
-    for entry in chain.entries(archive, table_id):
+    entries = list(chain.entries(archive, table_id))
+    expired = {entry.artifact_sequence for entry in entries if isinstance(entry, ExpireTombstone)}
+    for entry in entries:
         if isinstance(entry, ArtifactManifest):
-            artifacts.setdefault(entry.export.partition, []).append(entry)
-        else:
+            if entry.sequence not in expired:
+                artifacts.setdefault(entry.export.partition, []).append(entry)
+        elif isinstance(entry, CleanupReceipt):
             receipts.setdefault(entry.artifact_sequence, []).append(entry)
     made = {p: _of_partition(archive, found, receipts) for p, found in artifacts.items()}
     return dict(sorted(made.items(), key=lambda item: _start(item[1])))

@@ -17,10 +17,18 @@ from export_pipelines.catalog import count
 from export_pipelines.errors import ExportPipelinesError, IntegrityError, ObjectMissing, RequestError
 from export_pipelines.formats.compression import decompressed
 from export_pipelines.formats.csv import digest_records, format_digest, records
-from export_pipelines.manifest import FORMAT_VERSION, ArtifactManifest, CleanupReceipt, FileProof, digest, from_bytes
+from export_pipelines.manifest import (
+    FORMAT_VERSION,
+    ArtifactManifest,
+    CleanupReceipt,
+    Entry,
+    FileProof,
+    digest,
+    from_bytes,
+)
 from export_pipelines.naming import table_folder
 from export_pipelines.specs.table import Compression
-from export_pipelines.steps.chain import Entry, manifest_key
+from export_pipelines.steps.chain import manifest_key
 from export_pipelines.steps.context import Progress, silent
 from export_pipelines.steps.reading import CHUNK, HashingReader
 from export_pipelines.steps.sidecar import read_buckets

@@ -18,7 +18,7 @@ import pytest
 from export_pipelines.catalog import Catalog
 from export_pipelines.catalog.migrate import migrate
 from export_pipelines.local.postgres import Address
-from export_pipelines.manifest import CleanupReceipt, ExportRecord
+from export_pipelines.manifest import ArtifactManifest, ExportRecord
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.table import TableDefinition, TableSpec
 from export_pipelines.steps import chain
@@ -133,7 +133,7 @@ class Kit:
         """All records of all archived files (of a partition), as text."""
         found = []
         for entry in self.entries():
-            if isinstance(entry, CleanupReceipt) or partition not in (None, entry.export.partition):
+            if not isinstance(entry, ArtifactManifest) or partition not in (None, entry.export.partition):
                 continue
             found += self.file_records(entry.file.key)
         return found
