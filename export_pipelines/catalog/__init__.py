@@ -235,8 +235,9 @@ class Catalog:
             return int(cursor.fetchone()[0])
 
     def settle_batch(self, batch_id: int, *, committed: bool) -> None:
-        """Note how the source's transaction ended."""
+        """Note how the source's transaction ended. Not durable at once: after a crash the batch is settled again."""
         with self._transaction() as cursor:
+            cursor.execute("SET LOCAL synchronous_commit TO off")
             cursor.execute(
                 "UPDATE cleanup_batch SET state = %s WHERE id = %s",
                 ("committed" if committed else "rolled back", batch_id),

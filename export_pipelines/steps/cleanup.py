@@ -441,7 +441,7 @@ def _delete_by_span(session: Session, delete: Delete, proof: Proof, batch: Batch
     span = None if proof.tableoid or session.server_version < 140000 else ctid_span(delete.relation, batch.identities)
     if span is None:
         return []
-    returned = _run(session, delete.statement, delete, proof, span)
+    returned = _run(session, delete.statement, delete, proof, span, expected=batch.identities)
     if returned != batch.identities and not set(batch.identities).issuperset(returned):
         raise _Strangers
     return returned
@@ -466,10 +466,16 @@ def _execute(
 
 
 def _run(
-    session: Session, statement: Callable[[str, str], str], delete: Delete, proof: Proof, condition: str
+    session: Session,
+    statement: Callable[[str, str], str],
+    delete: Delete,
+    proof: Proof,
+    condition: str,
+    expected: list[bytes] | None = None,
 ) -> list[bytes]:
     name = delete.relation.qualifier
-    return identities_by(session, statement, name, proof.tableoid, f"{condition} AND {proof.guard(name)}")
+    guarded = f"{condition} AND {proof.guard(name)}"
+    return identities_by(session, statement, name, proof.tableoid, guarded, expected=expected)
 
 
 def _proved(returned: list[bytes], batch: Batch) -> list[int] | None:
