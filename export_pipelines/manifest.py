@@ -149,6 +149,13 @@ class ArtifactManifest(ChainEntry):
     identity_file: FileProof | None
     adopted: bool = False
     """Taken over from an older service: digests are of the file as found, nothing is known of its source."""
+    companions: tuple[FileProof, ...] = ()
+    """What lies beside for a person with a shell: CREATE TABLE, then SHA256SUMS. Empty in older manifests."""
+
+    @property
+    def objects(self) -> tuple[FileProof, ...]:
+        """All that the archive has of it."""
+        return (self.file, *((self.identity_file,) if self.identity_file else ()), *self.companions)
 
 
 class CleanupReceipt(ChainEntry):

@@ -28,6 +28,7 @@ from export_pipelines.naming import archive_folder
 from export_pipelines.specs.table import Compression, CsvSpec, TableDefinition
 from export_pipelines.sql import parameters, parse_select, render
 from export_pipelines.steps import chain, keys
+from export_pipelines.steps.companions import write_companions
 from export_pipelines.steps.context import Progress, silent
 from export_pipelines.steps.export import software
 from export_pipelines.steps.reading import CHUNK, HashingReader, read_back
@@ -245,7 +246,8 @@ class _Adoption:
             with file.open("rb") as stream:
                 self._copy(stream, archived)
             read_back(self.archive, archived, Compression.GZIP)
-            manifest = self._append(record, archived)
+            companions = write_companions(self.archive, folder, record, [archived])
+            manifest = self._append(record, archived, companions)
         except BaseException as error:
             with suppress(CatalogError):
                 self.catalog.fail_export(export_id, str(error) or type(error).__name__)
@@ -265,7 +267,7 @@ class _Adoption:
                 )
             writer.publish()
 
-    def _append(self, record: ExportRecord, archived: FileProof) -> ArtifactManifest:
+    def _append(self, record: ExportRecord, archived: FileProof, companions: tuple[FileProof, ...]) -> ArtifactManifest:
         table_id, url = self.table.id, self.archive.url
         manifest, sha256 = chain.append(
             self.archive,
@@ -281,6 +283,7 @@ class _Adoption:
                 file=archived,
                 identity_file=None,
                 adopted=True,
+                companions=companions,
             ),
         )
         self.catalog.advance_head(table_id, url, manifest.sequence, sha256)

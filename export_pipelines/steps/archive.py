@@ -14,6 +14,7 @@ from export_pipelines.manifest import ArtifactManifest, ExportRecord, FileProof,
 from export_pipelines.naming import archive_folder
 from export_pipelines.specs.table import Compression
 from export_pipelines.steps import chain
+from export_pipelines.steps.companions import write_companions
 from export_pipelines.steps.context import Progress, StepContext
 from export_pipelines.steps.reading import CHUNK, read_back
 from export_pipelines.steps.receipts import write_receipts
@@ -78,6 +79,8 @@ def _archive(ctx: StepContext, window: Window, row: ExportRow) -> ArtifactManife
         folder = f"{archive_folder(ctx.table, window)}/g{record.generation}-{record.attempt[:8]}-{secrets.token_hex(2)}"
         identity_file = _copy(ctx, window, record.identity.file, folder, None) if record.identity.file else None
         file = _copy(ctx, window, record.file, folder, Compression(record.compression))
+        files = (file, identity_file) if identity_file else (file,)
+        companions = write_companions(ctx.archive, folder, record, files)
         manifest, sha256 = chain.append(
             ctx.archive,
             ctx.table.id,
@@ -91,6 +94,7 @@ def _archive(ctx: StepContext, window: Window, row: ExportRow) -> ArtifactManife
                 export=record,
                 file=file,
                 identity_file=identity_file,
+                companions=companions,
             ),
         )
     # First this, then the head of the chain: a crash in between leaves the manifest where `_already_there` looks.

@@ -189,8 +189,7 @@ def _named_archived(ctx: StepContext) -> set[str]:
         proof.key
         for entry in chain.entries(ctx.archive, ctx.table.id)
         if isinstance(entry, ArtifactManifest)
-        for proof in (entry.file, entry.identity_file)
-        if proof is not None
+        for proof in entry.objects
     }
 
 

@@ -29,6 +29,7 @@ from export_pipelines.manifest import (
 from export_pipelines.naming import table_folder
 from export_pipelines.specs.table import Compression
 from export_pipelines.steps.chain import manifest_key
+from export_pipelines.steps.companions import check_companion
 from export_pipelines.steps.context import Progress, silent
 from export_pipelines.steps.reading import CHUNK, HashingReader
 from export_pipelines.steps.sidecar import read_buckets
@@ -134,7 +135,7 @@ def tables_in(archive: Store) -> list[str]:
 def unaccounted(archive: Store, table_id: str, artifacts: list[ArtifactManifest]) -> list[str]:
     """Keys in the folder of a table that are neither manifests nor files which one of `artifacts` names."""
     folder = table_folder(table_id) + "/"
-    named = {proof.key for a in artifacts for proof in (a.file, a.identity_file) if proof is not None}
+    named = {proof.key for a in artifacts for proof in a.objects}
     keys = [info.key for info in archive.list(folder)]
     # The folder of one table may lie in that of another: a group can have the name of a table.
     inner = {m["folder"] + "/" for m in map(_MANIFEST.fullmatch, keys) if m} - {folder}
@@ -247,6 +248,9 @@ def _check_artifact(findings: _Findings, manifest: ArtifactManifest) -> None:
         if manifest.identity_file is not None and export.identity.file is not None:
             _check_same(manifest, export.identity.file, manifest.identity_file)
             _check_sidecar(findings.archive, manifest, manifest.identity_file)
+    for companion in manifest.companions:
+        with findings.noted():
+            check_companion(findings.archive, companion)
 
 
 def _check_same(manifest: ArtifactManifest, exported: FileProof, archived: FileProof) -> None:

@@ -133,7 +133,7 @@ def test_a_missing_manifest_in_the_middle_is_found(events: StepTable) -> None:
     events.manifest(2).unlink()
     report = verify(events)
     assert any("00000002.json is missing" in problem for problem in report.problems)
-    assert len(report.unaccounted) == 2
+    assert len(report.unaccounted) == 4
 
 
 def test_a_manifest_of_another_table_is_found(events: StepTable) -> None:
