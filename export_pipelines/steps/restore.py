@@ -17,6 +17,7 @@ from export_pipelines.sources.postgres import PINNED, PostgresSource, Session
 from export_pipelines.specs.table import Compression
 from export_pipelines.sql import quote_identifier
 from export_pipelines.steps.context import Progress, silent
+from export_pipelines.steps.ddl import create_table_sql
 from export_pipelines.steps.generations import Generation, generations, picked
 from export_pipelines.steps.reading import HashingReader
 from export_pipelines.stores.base import Store
@@ -157,8 +158,7 @@ def _create(session: Session, name: str, columns: list[tuple[Column, ...]]) -> N
             f"types that do not exist in the target database: {missing}",
             hint="create them first (with the labels or fields they had), or create the table with other types",
         )
-    body = ", ".join(f"{quote_identifier(column.name)} {column.type}" for column in columns[-1])
-    session.execute(f"CREATE TABLE {name} ({body})")
+    session.execute(create_table_sql(name, columns[-1]))
 
 
 def _refuse_unfit(session: Session, name: str, manifests: list[ArtifactManifest]) -> None:
