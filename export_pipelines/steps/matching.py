@@ -1,7 +1,8 @@
 """Matching by content: which record of a file is like which row of now, whatever their number.
 
-A hash join on disk. Both sides go, as digests with their numbers, to partition files of a scratch folder by a part of
-the digest; then each partition is sorted in memory by itself. Memory: some 60 MB, and 8 bytes a row.
+A hash join on disk. Both sides go, as digests with their numbers, to scratch files, parted by a part of the digest;
+then each part is sorted in memory by itself, and its pairs go to disk again, parted by the numbers of the rows. Memory:
+some 40 MB, and for 100 million rows 9 MB more.
 
 Measured with 2 million rows: an SQLite table with a DELETE … RETURNING a row took 30 times as long.
 """
@@ -13,8 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice, repeat
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from xxhash import xxh3_128_digest
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.uint64]
+    Partners = NDArray[np.int64]
 
-_PARTITION_ROWS = 1 << 19
+# Rows of a part: what is sorted at once. More rows than 65,535 parts of them make the parts larger.
+_PART_ROWS = 1 << 17
 
 
 class Matcher:
@@ -34,12 +36,13 @@ class Matcher:
     that look the same.
     """
 
-    def __init__(self, folder: Path, files: ExitStack, expected: int) -> None:
+    def __init__(self, files: ExitStack, expected: int) -> None:
+        self._files = files
         self._seed = secrets.randbits(64)
-        self._partitions = expected // _PARTITION_ROWS + 1
-        self._records = [_scratch(files, folder, f"records-{n}") for n in range(self._partitions)]
-        self._rows = [_scratch(files, folder, f"rows-{n}") for n in range(self._partitions)]
-        self._identities = _scratch(files, folder, "identities")
+        self._parts = min(expected // _PART_ROWS + 1, 65535)
+        self._records = _Spool(_scratch(files), self._parts)
+        self._rows = _Spool(_scratch(files), self._parts)
+        self._identities = _scratch(files)
         self._count = 0
 
     def add_records(self, contents: Sequence[bytes], numbers: Sequence[int]) -> None:
@@ -56,55 +59,97 @@ class Matcher:
 
     def matches(self, batch_rows: int) -> Iterator[tuple[list[bytes], list[int]]]:
         """Identities with the numbers of their records, in the order in which the rows were added."""
+        self._identities.seek(0)
+        for partners in self._partners():
+            for first in range(0, len(partners), batch_rows):
+                part = partners[first : first + batch_rows]
+                identities = b"".join(islice(self._identities, len(part))).splitlines()
+                numbers = part.tolist()
+                if (part < 0).any():
+                    identities = [identity for identity, n in zip(identities, numbers, strict=True) if n >= 0]
+                    numbers = [n for n in numbers if n >= 0]
+                if numbers:
+                    yield identities, numbers
+
+    def _partners(self) -> Iterator[Partners]:
+        """For each row the number of its record, or -1, part by part."""
         import numpy as np
 
-        partners = np.full(self._count, -1, dtype=np.int64)
-        for records, rows in zip(self._records, self._rows, strict=True):
-            number_of_row, number_of_record = _pairs(_load(records), _load(rows))
-            partners[number_of_row] = number_of_record
-        self._identities.seek(0)
-        for first in range(0, self._count, batch_rows):
-            identities = b"".join(islice(self._identities, batch_rows)).splitlines()
-            part = partners[first : first + batch_rows]
-            numbers = part.tolist()
-            if (part < 0).any():
-                identities = [identity for identity, n in zip(identities, numbers, strict=True) if n >= 0]
-                numbers = [n for n in numbers if n >= 0]
-            if numbers:
-                yield identities, numbers
+        size = max(_PART_ROWS, self._count // 65535 + 1)
+        pairs = _Spool(_scratch(self._files), self._count // size + 1)
+        for part in range(self._parts):
+            rows, records = _pairs(self._records.load(part), self._rows.load(part))
+            pairs.add(np.stack([rows, records], axis=1), rows // np.uint64(size))
+        for part in range(self._count // size + 1):
+            partners = np.full(min(size, self._count - part * size), -1, dtype=np.int64)
+            found = pairs.load(part, 2)
+            partners[found[:, 0].astype(np.int64) - part * size] = found[:, 1]
+            yield partners
 
-    def _spool(self, files: list[BinaryIO], contents: Sequence[bytes], numbers: Sequence[int]) -> None:
+    def _spool(self, spool: _Spool, contents: Sequence[bytes], numbers: Sequence[int]) -> None:
         import numpy as np
 
         block = np.empty((len(contents), 3), dtype=np.uint64)
         digests = b"".join(map(xxh3_128_digest, contents, repeat(self._seed)))
         block[:, :2] = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
         block[:, 2] = numbers
-        if self._partitions == 1:
-            files[0].write(block.tobytes())
+        # Of the second half: the first is what a part is sorted by.
+        spool.add(block, block[:, 1] % np.uint64(self._parts))
+
+
+class _Spool:
+    """Lines of numbers on disk, each in one of some parts, which are read one by one."""
+
+    def __init__(self, file: IO[bytes], parts: int) -> None:
+        self._file = file
+        self._parts = parts
+        self._pending: list[tuple[Numbers, Numbers]] = []
+        self._lines = 0
+        self._blocks: list[tuple[int, Numbers]] = []
+
+    def add(self, block: Numbers, part: Numbers) -> None:
+        """Add lines, given the part of each."""
+        self._pending.append((block, part))
+        self._lines += len(block)
+        if self._lines >= _PART_ROWS:
+            self._flush()
+
+    def load(self, part: int, width: int = 3) -> Numbers:
+        """The lines of a part, in the order in which they were added."""
+        import numpy as np
+
+        self._flush()
+        pieces = []
+        for offset, bounds in self._blocks:
+            first, last = int(bounds[part]), int(bounds[part + 1])
+            if first != last:
+                self._file.seek(offset + first * width * 8)
+                pieces.append(self._file.read((last - first) * width * 8))
+        return np.frombuffer(b"".join(pieces), dtype=np.uint64).reshape(-1, width)
+
+    def _flush(self) -> None:
+        import numpy as np
+
+        if not self._lines:
             return
-        # Of the second half: the first is what a partition is sorted by.
-        partition = block[:, 1] % np.uint64(self._partitions)
-        for number, file in enumerate(files):
-            file.write(block[partition == number].tobytes())
+        block = np.concatenate([block for block, _ in self._pending])
+        part = np.concatenate([part for _, part in self._pending]).astype(np.uint16)
+        order = np.argsort(part, kind="stable")
+        bounds = np.searchsorted(part[order], np.arange(self._parts + 1)).astype(np.uint64)
+        self._blocks.append((self._file.seek(0, 2), bounds))
+        self._file.write(block[order].tobytes())
+        self._pending, self._lines = [], 0
 
 
 @contextmanager
 def matcher(expected: int) -> Iterator[Matcher]:
-    """A matcher for about that many records; its scratch folder (in TMPDIR) goes with it."""
-    with tempfile.TemporaryDirectory(prefix="export_pipelines-") as folder, ExitStack() as files:
-        yield Matcher(Path(folder), files, expected)
+    """A matcher for about that many records; its scratch files (in TMPDIR) go with it."""
+    with ExitStack() as files:
+        yield Matcher(files, expected)
 
 
-def _scratch(files: ExitStack, folder: Path, name: str) -> BinaryIO:
-    return files.enter_context((folder / name).open("w+b"))
-
-
-def _load(file: BinaryIO) -> Numbers:
-    import numpy as np
-
-    file.seek(0)
-    return np.frombuffer(file.read(), dtype=np.uint64).reshape(-1, 3)
+def _scratch(files: ExitStack) -> IO[bytes]:
+    return files.enter_context(tempfile.TemporaryFile(prefix="export_pipelines-"))
 
 
 def _pairs(records: Numbers, rows: Numbers) -> tuple[Numbers, Numbers]:

@@ -28,14 +28,14 @@ def pairs_of(records: list[bytes], rows: list[bytes], batch_rows: int = 7) -> li
     return [(int(i), n) for identities, numbers in batches for i, n in zip(identities, numbers, strict=True)]
 
 
-@pytest.mark.parametrize("partition_rows", [1 << 20, 3])
+@pytest.mark.parametrize("part_rows", [1 << 20, 3])
 @settings(deadline=None)  # the first call imports numpy
 @given(records=_CONTENTS, rows=_CONTENTS)
 def test_each_row_gets_at_most_one_record_of_its_content(
-    records: list[bytes], rows: list[bytes], partition_rows: int
+    records: list[bytes], rows: list[bytes], part_rows: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching, "_PARTITION_ROWS", partition_rows)
+        patch.setattr(matching, "_PART_ROWS", part_rows)
         pairs = pairs_of(records, rows)
     assert all(rows[row] == records[record] for row, record in pairs)
     assert len({row for row, _ in pairs}) == len({record for _, record in pairs}) == len(pairs)
