@@ -1,5 +1,8 @@
 PYTHON ?= python3
 RUN := .venv/bin/
+# Tests wait more than they compute: more workers than cores. Tests of one file share servers, and a worker.
+WORKERS ?= 3
+PYTEST := $(RUN)python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help bootstrap demo dev test test-all check lock bench clean
@@ -17,11 +20,11 @@ dev: bootstrap  ## Run database, web UI, daemon and code server until Ctrl-C
 	@$(RUN)export-pipelines up
 
 test: bootstrap  ## Run every test that needs only pip-installable parts
-	$(RUN)python -m pytest -m "not debian and not slow"
+	$(PYTEST) -m "not debian and not slow"
 
 test-all: test  ## Run the long tests too, and those that need Debian packages (which it installs)
 	scripts/debian-packages.sh
-	$(RUN)python -m pytest -m "debian or slow"
+	$(PYTEST) -m "debian or slow"
 
 check: bootstrap  ## Lint, types, layers, definitions, documentation
 	@scripts/check.sh
