@@ -17,13 +17,14 @@ from typing import Any
 
 import psycopg2
 
+from export_pipelines.catalog.fence import Fence, Ranges, count
+from export_pipelines.catalog.holds import HoldRow, Holds
 from export_pipelines.errors import CatalogError, PartitionBusy, SourceError
 from export_pipelines.manifest import ExportRecord
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.sql import quote_identifier
 
-Ranges = list[tuple[int, int]]
-
+__all__ = ["BatchRow", "Catalog", "CleanupRow", "ExportRow", "HoldRow", "Ranges", "count"]
 
 _PING_AFTER_SECONDS = 20
 
@@ -38,7 +39,8 @@ class ExportRow:
     generation: int
     attempt: str
     state: str
-    """running, exported (published, not yet archived), archived (its manifest is written) or failed."""
+    """running, failed, exported (published, not yet archived), archived (its manifest is written), expiring (to be
+    given up by retention: its files may be there or not) or expired (they are gone)."""
     store_url: str
     file_key: str
     record: ExportRecord | None
@@ -48,6 +50,13 @@ class ExportRow:
     started_at: datetime
     finished_at: datetime | None
     error: str | None
+    expire_sequence: int | None = None
+    """Number of its tombstone in the chain, once it is expired."""
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it proves nothing any more."""
+        return self.state in ("expiring", "expired")
 
 
 @dataclass(frozen=True)
@@ -77,26 +86,15 @@ class CleanupRow:
     at: datetime
 
 
-@dataclass(frozen=True)
-class HoldRow:
-    """An exemption of a table, or of one partition, from cleanup and expire."""
-
-    id: int
-    table_id: str
-    partition: str | None
-    reason: str
-    owner: str
-    placed_at: datetime
-
-
 _EXPORT = (
     "SELECT id, table_id, partition, generation, attempt, state, store_url, file_key, record, archive_url, sequence, "
-    "run_id, started_at, finished_at, error FROM export "
+    "run_id, started_at, finished_at, error, expire_sequence FROM export "
 )
+_PUBLISHED = ("exported", "archived", "expiring")
 _BATCH = "SELECT id, export_id, bucket, state, source_xid, rows, deleted, proof, receipt_sequence FROM cleanup_batch "
 
 
-class Catalog:
+class Catalog(Holds, Fence):
     """Access to the catalog. Connects when first used, and again after a lost connection; one transaction a call."""
 
     def __init__(self, url: str, schema: str = "export_pipelines") -> None:
@@ -158,13 +156,16 @@ class Catalog:
                 (error[:2000], export_id),
             )
 
-    def exports(self, table_id: str, partition: str | None = None, *, published: bool = True) -> list[ExportRow]:
-        """Generations by partition and number; with `published=False` also attempts that run or failed."""
+    def exports(
+        self, table_id: str, partition: str | None = None, *, published: bool = True, expired: bool = False
+    ) -> list[ExportRow]:
+        """Generations by partition and number; with `expired` those, too, whose files are gone; with `published=False`
+        also attempts that run or failed."""
         with self._transaction() as cursor:
             cursor.execute(
                 _EXPORT + "WHERE table_id = %s AND (%s::text IS NULL OR partition = %s) "
-                "AND (NOT %s OR state IN ('exported', 'archived')) ORDER BY partition, generation, id",
-                (table_id, partition, partition, published),
+                "AND (NOT %s OR state = ANY(%s)) ORDER BY partition, generation, id",
+                (table_id, partition, partition, published, [*_PUBLISHED, *(["expired"] if expired else [])]),
             )
             return [_export_row(row) for row in cursor.fetchall()]
 
@@ -184,9 +185,8 @@ class Catalog:
         """Ids of the tables with a published export of that name in a store."""
         with self._transaction() as cursor:
             cursor.execute(
-                "SELECT DISTINCT table_id FROM export WHERE store_url = %s AND file_key = %s "
-                "AND state IN ('exported', 'archived')",
-                (store_url, file_key),
+                "SELECT DISTINCT table_id FROM export WHERE store_url = %s AND file_key = %s AND state = ANY(%s)",
+                (store_url, file_key, list(_PUBLISHED)),
             )
             return {row[0] for row in cursor.fetchall()}
 
@@ -194,7 +194,8 @@ class Catalog:
         """Note the place of an export's manifest in the chain."""
         with self._transaction() as cursor:
             cursor.execute(
-                "UPDATE export SET state = 'archived', archive_url = %s, sequence = %s WHERE id = %s",
+                "UPDATE export SET state = 'archived', archive_url = %s, sequence = %s "
+                "WHERE id = %s AND state IN ('exported', 'archived')",
                 (archive_url, sequence, export_id),
             )
 
@@ -221,18 +222,6 @@ class Catalog:
             )
 
     # Cleanups
-
-    def begin_batch(
-        self, export_id: int, bucket: int, source_xid: int, deleted: Ranges, proof: str, run_id: str
-    ) -> int:
-        """Register, before the source's commit, what its transaction has deleted; return the batch's id."""
-        with self._transaction() as cursor:
-            cursor.execute(
-                "INSERT INTO cleanup_batch (export_id, bucket, state, source_xid, rows, deleted, proof, run_id) "
-                "VALUES (%s, %s, 'committing', %s, %s, %s, %s, %s) RETURNING id",
-                (export_id, bucket, source_xid, count(deleted), json.dumps(deleted), proof, run_id),
-            )
-            return int(cursor.fetchone()[0])
 
     def settle_batch(self, batch_id: int, *, committed: bool) -> None:
         """Note how the source's transaction ended. Not durable at once: after a crash the batch is settled again."""
@@ -279,36 +268,6 @@ class Catalog:
                 "SELECT table_id, partition, complete, result, run_id, at FROM cleanup WHERE table_id = %s", (table_id,)
             )
             return {row[1]: CleanupRow(*row) for row in cursor.fetchall()}
-
-    # Holds
-
-    def holds(self, table_id: str | None = None, partition: str | None = None) -> list[HoldRow]:
-        """Holds in force, of all tables or of those that concern a table (and a partition of it)."""
-        with self._transaction() as cursor:
-            cursor.execute(
-                "SELECT id, table_id, partition, reason, owner, placed_at FROM hold WHERE released_at IS NULL "
-                "AND (%(t)s::text IS NULL OR table_id = %(t)s) "
-                "AND (%(p)s::text IS NULL OR partition IS NULL OR partition = %(p)s) ORDER BY id",
-                {"t": table_id, "p": partition},
-            )
-            return [HoldRow(*row) for row in cursor.fetchall()]
-
-    def place_hold(self, table_id: str, partition: str | None, reason: str, owner: str) -> int:
-        """Exempt a table or a partition from cleanup; return the hold's id."""
-        with self._transaction() as cursor:
-            cursor.execute(
-                "INSERT INTO hold (table_id, partition, reason, owner) VALUES (%s, %s, %s, %s) RETURNING id",
-                (table_id, partition, reason, owner),
-            )
-            return int(cursor.fetchone()[0])
-
-    def release_hold(self, hold_id: int) -> bool:
-        """End a hold; False if there is none of that id in force."""
-        with self._transaction() as cursor:
-            cursor.execute(
-                "UPDATE hold SET released_at = now() WHERE id = %s AND released_at IS NULL RETURNING id", (hold_id,)
-            )
-            return cursor.fetchone() is not None
 
     # Locks
 
@@ -392,8 +351,3 @@ def _batch_row(row: Sequence[Any]) -> BatchRow:
     values = list(row)
     values[6] = [(first, last) for first, last in row[6]]
     return BatchRow(*values)
-
-
-def count(ranges: Ranges) -> int:
-    """Number of records in inclusive ranges."""
-    return sum(last - first + 1 for first, last in ranges)

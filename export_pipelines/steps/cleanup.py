@@ -24,6 +24,7 @@ from export_pipelines.sql import Delete
 from export_pipelines.steps import chain
 from export_pipelines.steps.context import Progress, StepContext
 from export_pipelines.steps.export import begin_locked, lock, table_session
+from export_pipelines.steps.holding import refuse_held, window_of_row
 from export_pipelines.steps.identity import relation_of
 from export_pipelines.steps.proof import (
     Batch,
@@ -39,6 +40,7 @@ from export_pipelines.steps.proof import (
 from export_pipelines.steps.receipts import RecordSet, to_ranges, write_receipts
 from export_pipelines.steps.settle import settle_open_batches
 from export_pipelines.steps.statements import Statements, statements
+from export_pipelines.steps.tombstones import expiry_of
 from export_pipelines.windows import Window
 
 _ATTEMPTS = 8
@@ -201,8 +203,12 @@ Archived = list[tuple[ExportRow, ArtifactManifest]]
 
 
 def _refuse_held_or_kept(ctx: StepContext, window: Window, archived: Archived) -> None:
-    """Refuse for a hold on the table, the partition, or an earlier one whose rows this cleanup would delete too."""
-    _refuse_held(ctx, {window.partition, *(row.partition for row, _ in archived)})
+    """Refuse for a hold on the table, the partition, or an earlier one whose rows this cleanup would delete too.
+
+    An earlier partition of which nothing is left to delete does not matter. Before each batch it is asked again, in the
+    transaction of the catalog that registers the batch.
+    """
+    refuse_held(ctx, [window, *(window_of_row(row) for row, manifest in archived if not _all_done(ctx, row, manifest))])
     keep = ctx.table.spec.cleanup
     if keep.mode is CleanupMode.KEEP:
         # A snapshot of a table without partitions has no end of its own.
@@ -225,16 +231,6 @@ def _superseded(window: Window, row: ExportRow, archived: Archived) -> Iterator[
             raise
 
 
-def _refuse_held(ctx: StepContext, partitions: set[str]) -> None:
-    for hold in ctx.catalog.holds(ctx.table.id):
-        if hold.partition is None or hold.partition in partitions:
-            what = f"partition {hold.partition} of {ctx.table.id!r}" if hold.partition else f"{ctx.table.id!r}"
-            raise CleanupRefused(
-                f"{what} is held by {hold.owner} since {hold.placed_at:%Y-%m-%d}: {hold.reason}",
-                hint="`export-pipelines unhold` releases it",
-            )
-
-
 def _prepare(ctx: StepContext, window: Window) -> tuple[Statements, Archived]:
     """The statements, and the archived files that may hold rows of the window, oldest first."""
     with table_session(ctx, read_only=True) as session:
@@ -244,6 +240,7 @@ def _prepare(ctx: StepContext, window: Window) -> tuple[Statements, Archived]:
             f"{ctx.table.id!r} has no delete.sql", hint="write one, or derive both statements from `table`"
         )
     partition = None if ctx.table.spec.cumulative else window.partition
+    _refuse_expired(ctx, window)
     rows = [
         row
         for row in ctx.catalog.exports(ctx.table.id, partition)
@@ -267,6 +264,18 @@ def _prepare(ctx: StepContext, window: Window) -> tuple[Statements, Archived]:
             hint="export and archive the partition: what of it is still in the source can be cleaned up then",
         )
     return parts, own
+
+
+def _refuse_expired(ctx: StepContext, window: Window) -> None:
+    """Raises CleanupRefused: the newest generation of the partition was given up."""
+    newest = ctx.catalog.exports(ctx.table.id, window.partition, expired=True)[-1:]
+    if not newest or not newest[0].given_up:
+        return
+    raise CleanupRefused(
+        f"partition {window.partition} of {ctx.table.id!r} {expiry_of(ctx, newest[0])}, so nothing of it can be "
+        "deleted",
+        hint="export and archive the partition again; what is still in the source is taken then",
+    )
 
 
 def _manifest_of(ctx: StepContext, row: ExportRow) -> ArtifactManifest:
@@ -302,6 +311,11 @@ def _done(ctx: StepContext, row: ExportRow) -> RecordSet:
     """Record numbers of a file whose rows were deleted by earlier cleanups."""
     batches = ctx.catalog.batches(ctx.table.id, row.partition)
     return RecordSet([deleted for batch in batches if batch.export_id == row.id for deleted in batch.deleted])
+
+
+def _all_done(ctx: StepContext, row: ExportRow, manifest: ArtifactManifest) -> bool:
+    """Whether every row of a file is known to be deleted."""
+    return manifest.export.identity.mode == "row" and len(_done(ctx, row)) == manifest.export.rows
 
 
 def _clean_file(
@@ -380,7 +394,6 @@ def _try_batch(
     lock(session, ctx.table, "*", "cleaned up")
     if not proof.place.holds(place_now(session, delete.relation)):
         raise _Moved
-    _refuse_held(ctx, {row.partition})
     if refused := _refused_side_effects(ctx, session, delete):
         raise CleanupRefused(
             f"deleting from {delete.relation.sql} would also set off {'; '.join(refused)}",
@@ -401,7 +414,15 @@ def _try_batch(
             hint="a trigger or rule may redirect it; this is a reason to look closely",
         )
     xid = int(session.one("SELECT pg_current_xact_id()::text")[0])
-    batch_id = ctx.catalog.begin_batch(row.id, batch.number, xid, to_ranges(ordinals), proof.kind, ctx.run_id)
+    batch_id = ctx.catalog.begin_batch(
+        row.id,
+        batch.number,
+        xid,
+        to_ranges(ordinals),
+        proof.kind,
+        ctx.run_id,
+        cumulative=bool(ctx.table.spec.cumulative),
+    )
     session.commit()
     ctx.catalog.settle_batch(batch_id, committed=True)
     return len(returned)

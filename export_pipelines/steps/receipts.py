@@ -17,7 +17,7 @@ def write_receipts(ctx: StepContext, partition: str) -> int:
     Crash: a receipt may be written twice, with the same record numbers; that says nothing new and does no harm.
     """
     batches = [b for b in ctx.catalog.batches(ctx.table.id, partition) if b.receipt_sequence is None]
-    sequences = {row.id: row.sequence for row in ctx.catalog.exports(ctx.table.id, partition)}
+    sequences = {row.id: row.sequence for row in ctx.catalog.exports(ctx.table.id, partition, expired=True)}
     batches.sort(key=lambda batch: (batch.export_id, batch.proof, batch.id))
     written = 0
     for (export_id, proof), group in groupby(batches, key=lambda batch: (batch.export_id, batch.proof)):

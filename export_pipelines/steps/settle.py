@@ -10,6 +10,7 @@ from export_pipelines.sources.postgres import Session
 from export_pipelines.steps import chain
 from export_pipelines.steps.context import StepContext
 from export_pipelines.steps.proof import Unprovable, conditions, identities_by, proof_of
+from export_pipelines.steps.reading import open_stored
 from export_pipelines.steps.receipts import RecordSet
 from export_pipelines.steps.sidecar import read_buckets
 from export_pipelines.steps.statements import statements
@@ -25,7 +26,7 @@ def settle_open_batches(ctx: StepContext, partition: str) -> int:
     open_batches = ctx.catalog.batches(ctx.table.id, partition, states=("committing",))
     if not open_batches:
         return 0
-    exports = {row.id: row for row in ctx.catalog.exports(ctx.table.id, partition)}
+    exports = {row.id: row for row in ctx.catalog.exports(ctx.table.id, partition, expired=True)}
     with ctx.source.session() as session:
         for batch in open_batches:
             status = _status(session, batch, exports[batch.export_id])
@@ -100,7 +101,7 @@ def _present(ctx: StepContext, session: Session, manifest: ArtifactManifest, wan
     number = 0
     if manifest.identity_file is None:
         return False
-    with ctx.archive.open(manifest.identity_file.key) as stream:
+    with open_stored(ctx.archive, manifest.identity_file, ctx.keyring) as stream:
         for bucket, raw in read_buckets(stream, identity):
             lines = [line for n, line in enumerate(raw.splitlines(), start=number) if n in wanted]
             number += bucket.rows
