@@ -7,11 +7,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import cleanup, export, partitions, startup
+from benchmarks import cleanup, export, memory, partitions, startup
 from benchmarks.measure import say
 from benchmarks.server import database, remove_cluster
 
-NAMES = ("export", "cleanup", "partitions", "startup")
+NAMES = ("export", "cleanup", "partitions", "startup", "memory")
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="measurements of each side (5)")
     parser.add_argument("--scale", type=float, default=1.0, help="TPC-H scale of lineitem (1)")
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows that a cleanup deletes (2000000)")
+    parser.add_argument("--most", type=int, default=20_000_000, help="rows of the memory benchmark's last (20000000)")
     given = parser.parse_args()
     if unknown := set(given.names) - set(NAMES):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
@@ -34,6 +35,7 @@ def main() -> None:
                 "cleanup": lambda: cleanup.run(base, given.pairs, given.scale, given.rows),
                 "partitions": lambda: partitions.run(base, given.pairs),
                 "startup": lambda: startup.run(base, given.pairs),
+                "memory": lambda: memory.run(base, given.most),
             }
             results = {name: measure[name]() for name in given.names or NAMES}
     finally:

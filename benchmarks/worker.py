@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,32 @@ from export_pipelines.manifest import ExportRecord
 from export_pipelines.specs.table import Compression
 from export_pipelines.steps.archive import archive_partition
 from export_pipelines.steps.cleanup import cleanup_partition
+from export_pipelines.steps.context import StepContext
 from export_pipelines.steps.export import export_partition
+from export_pipelines.steps.restore import RestoreResult, restore_partition
+from export_pipelines.steps.verify import VerifyReport, verify_table
 from export_pipelines.windows import SNAPSHOT, Window
 
-STEPS = {"export": export_partition, "archive": archive_partition, "cleanup": cleanup_partition}
+
+def verify(ctx: StepContext, window: Window) -> VerifyReport:
+    """Verify the whole table."""
+    report = verify_table(ctx.archive, ctx.table.id)
+    assert report.intact, report.problems
+    return report
+
+
+def restore(ctx: StepContext, window: Window) -> RestoreResult:
+    """Restore into a new table of the source."""
+    return restore_partition(ctx.archive, ctx.table.id, window.partition, ctx.source, f"{ctx.table.name}_restored")
+
+
+STEPS: dict[str, Callable[[StepContext, Window], object]] = {
+    "export": export_partition,
+    "archive": archive_partition,
+    "cleanup": cleanup_partition,
+    "verify": verify,
+    "restore": restore,
+}
 
 
 def in_own_process(job: dict[str, Any]) -> dict[str, Any]:
