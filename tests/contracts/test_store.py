@@ -409,7 +409,7 @@ def _all_fail(store: Store, match: str) -> list[StoreError]:
         begun = time.monotonic()
         with pytest.raises(StoreError, match=match) as caught:
             attempt()
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - begun < 60
         assert caught.value.hint
         errors.append(caught.value)
     return errors

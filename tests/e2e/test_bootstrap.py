@@ -60,7 +60,7 @@ def test_nothing_is_done_when_nothing_changed(checkout: Path) -> None:
     started = time.monotonic()
     result = bootstrap(checkout, "bootstrap.make_environment = bootstrap.install = None; bootstrap.main()", env)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
     (checkout / "requirements.lock").write_text("changed\n")
     result = bootstrap(checkout, "print(bootstrap.is_current())", env)
     assert result.stdout == "False\n"

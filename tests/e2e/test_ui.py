@@ -177,7 +177,7 @@ def test_termination_cancels_the_run_ends_its_query_and_leaves_no_file(
         wait_for(lambda: project.query(active) == [(0,)], "the query ends on the server", seconds=20)
         expect(page.get_by_text("Canceled", exact=True).first).to_be_visible()
     times = {each["eventType"]: int(each["timestamp"]) for each in events(project, run)}
-    assert times["RUN_CANCELED"] - times["RUN_CANCELING"] < 10_000
+    assert times["RUN_CANCELED"] - times["RUN_CANCELING"] < 30_000
     assert "STEP_UP_FOR_RETRY" not in times
     assert list(_files(project.exports / "slow")) == []
     assert materialized(project, "slow", "slow", "export") == []

@@ -142,7 +142,7 @@ def test_a_killed_process_leaves_no_query_behind(ten: Kit) -> None:
     process = started(ten, ("export",))
     wait_for(lambda: ten.rows(copies) == [1], 30)
     process.kill()
-    wait_for(lambda: ten.rows(copies) == [0], 4)
+    wait_for(lambda: ten.rows(copies) == [0], 20)
     process.join()
 
 

@@ -186,7 +186,7 @@ def test_password_in_a_file_is_refused_and_not_repeated(folder: Folder) -> None:
 def test_loading_connects_to_nothing_and_keeps_secrets_out_of_definitions(folder: Folder) -> None:
     started = time.monotonic()
     repository = folder.load().definitions().get_repository_def()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     config = repository.get_top_level_resources()["source"].config_schema.default_value
     assert "secret-word" not in json.dumps(config)
     assert "DATABASE_URL" in json.dumps(config)

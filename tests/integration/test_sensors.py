@@ -135,7 +135,7 @@ def test_hundred_upstream_runs_are_taken_in_one_tick(folder: Folder, instance: d
     ids = land(instance, *days)
     started = time.monotonic()
     requests, _ = tick(folder, instance, "landed", None)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert [each.tags["export_pipelines/upstream_run_id"] for each in requests] == ids
     assert [each.partition_key for each in requests] == days
     assert len({each.run_key for each in requests}) == 100
