@@ -11,8 +11,11 @@
     ├── CatalogError           the metadata database is missing, old or unreachable
     ├── PartitionBusy          another run is at work on the same partition or table
     ├── CleanupRefused         a cleanup would not be safe; nothing was deleted by this attempt
+    │   └── Held               somebody has placed a hold
+    ├── ExpireRefused          an archived file may not be given up; it was not
     ├── TargetError            the table to restore or load into is not fit for it
     └── RequestError           what was asked for does not exist or cannot be done
+        └── IdentityNeeded     a file is encrypted, and no identity that is here opens it
 
 A message is one sentence of what was seen against what was expected; `hint` says what to do.
 """
@@ -102,9 +105,21 @@ class CleanupRefused(ExportPipelinesError):
     """A cleanup would not be safe. Batches committed before the refusal stay deleted, all of them archived."""
 
 
+class Held(CleanupRefused):
+    """A hold exempts the rows from cleanup."""
+
+
+class ExpireRefused(ExportPipelinesError):
+    """An archived file may not be given up: it is held, in use, or not what was decided about. It is as it was."""
+
+
 class TargetError(ExportPipelinesError):
     """The table to restore or load into is not fit for it; it is as it was."""
 
 
 class RequestError(ExportPipelinesError):
     """What was asked for does not exist or cannot be done: an unknown table, a partition out of range."""
+
+
+class IdentityNeeded(RequestError):
+    """A file is encrypted, and no private identity that is here opens it."""

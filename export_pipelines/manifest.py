@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from export_pipelines.specs.table import CsvSpec, SpecModel
+from export_pipelines.specs.model import SpecModel
+from export_pipelines.specs.table import CsvSpec
 
 FORMAT_VERSION = 1
 
@@ -120,6 +121,8 @@ class ExportRecord(SpecModel):
     definition_version: str
     software: dict[str, str]
     run_id: str
+    recipients: tuple[str, ...] = ()
+    """Public keys that the file is encrypted to."""
     upstream_run_id: str = ""
     started: datetime
     finished: datetime
@@ -183,7 +186,8 @@ class ExpireTombstone(ChainEntry):
     reason: str
     """The rule that gave it up, in words."""
     only_copy: bool
-    """Whether the source no longer had (all of) its rows, so that nothing has them now. Allowed by the definition."""
+    """Whether it had the only copy of some rows, as far as anybody knew: nothing may have them now. The definition
+    allowed it in words."""
 
 
 Entry = ArtifactManifest | CleanupReceipt | ExpireTombstone

@@ -27,6 +27,8 @@ _DEFAULT_TIME = "%Y-%m-%d-%H_%M"
 _DIRECTIVE = re.compile(r"%(.?)")
 # Those that every platform knows and whose text does not depend on the locale's taste for slashes.
 _DIRECTIVES = frozenset("aAbBdfFGHIjmMpRSTuUVwWyYzZ%")
+AGE = ".age"
+"""Extension of an encrypted file."""
 _EXTENSIONS = {Compression.GZIP: ".gz", Compression.ZSTD: ".zst", Compression.NONE: ""}
 
 
@@ -86,8 +88,9 @@ def archive_folder(table: TableDefinition, window: Window) -> str:
 
 
 def extension(table: TableDefinition) -> str:
-    """Extension of the table's files, e.g. `.csv.gz`."""
-    return f".{table.spec.format.type}{_EXTENSIONS[table.spec.compression]}"
+    """Extension of the table's files, e.g. `.csv.gz`, or `.csv.gz.age` if they are encrypted."""
+    encrypted = AGE if table.spec.encryption else ""
+    return f".{table.spec.format.type}{_EXTENSIONS[table.spec.compression]}{encrypted}"
 
 
 def file_key(table: TableDefinition, window: Window, generation: int) -> str:

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Install what `make test-all` needs beyond pip: a second PostgreSQL with TLS, and Chromium. Only what is missing.
+# Install what `make test-all` needs beyond pip: a second PostgreSQL with TLS, Chromium, age, jq and zstd. Only what is missing.
 set -euo pipefail
 
 missing=()
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 command -v openssl >/dev/null || missing+=(openssl)
+command -v age >/dev/null || missing+=(age)
+command -v jq >/dev/null || missing+=(jq)
+command -v zstd >/dev/null || missing+=(zstd)
 command -v chromium >/dev/null || missing+=(chromium)
 
 if [ ${#missing[@]} -eq 0 ]; then

@@ -57,7 +57,7 @@ def verify_command(tables: tuple[str, ...], partition: str | None, no_database: 
         with opened() as project:
             reports = _verify(project, tables, partition, heads=True)
     if as_json:
-        output.as_json([{**asdict(each), "intact": each.intact} for each in reports])
+        output.as_json([{**asdict(each), "intact": each.intact, "limits": each.limits} for each in reports])
     else:
         _tell_reports(reports)
     return 0 if all(each.intact for each in reports) else 1
@@ -70,7 +70,9 @@ def _verify(project: Opened, names: Sequence[str], partition: str | None, *, hea
     with _following("verifying") as progress:
         for store, table in _archived(project, names):
             head = project.catalog.head(table, store.url) if heads else None
-            reports.append(verify_table(store, table, partition=partition, head=head, progress=progress))
+            reports.append(
+                verify_table(store, table, partition=partition, head=head, progress=progress, keyring=project.keyring)
+            )
     return reports
 
 
@@ -105,6 +107,12 @@ def _archive_keys(project: Opened) -> list[str]:
     return sorted({each.table.spec.archive for each in project.project.tables.values()} or {"archive"})
 
 
+def _verdict(report: VerifyReport) -> str:
+    if not report.intact:
+        return output.count(len(report.problems), "problem")
+    return "intact as stored, not opened" if report.sealed else "intact"
+
+
 def _tell_reports(reports: Sequence[VerifyReport]) -> None:
     if not reports:
         click.echo("nothing is archived")
@@ -119,7 +127,7 @@ def _tell_reports(reports: Sequence[VerifyReport]) -> None:
                 output.size(each.bytes),
                 each.receipts,
                 each.seconds,
-                "intact" if each.intact else output.count(len(each.problems), "problem"),
+                _verdict(each),
             ]
             for each in reports
         ],
@@ -127,6 +135,8 @@ def _tell_reports(reports: Sequence[VerifyReport]) -> None:
     for each in reports:
         for problem in each.problems:
             click.secho(f"error: {each.table}: {problem}", err=True, fg="red")
+        if each.limits:
+            output.warn(f"{each.table}: {each.limits}")
         if each.unaccounted:
             output.warn(
                 f"{each.table}: {output.count(len(each.unaccounted), 'object')} that no manifest names; see `sweep`"
@@ -155,7 +165,7 @@ def restore_command(
     with opened() as project, _following(f"restoring {table}") as progress:
         ((store, table_id),) = _archived(project, [table])[:1]
         target = project.source(connection or _connection_of(project, table_id))
-        result = restore_partition(store, table_id, partition, target, into, progress=progress)
+        result = restore_partition(store, table_id, partition, target, into, progress=progress, keyring=project.keyring)
     if as_json:
         output.as_json({"table": table_id, "into": into, **asdict(result)})
         return

@@ -23,6 +23,7 @@ from export_pipelines.specs.table import TableDefinition
 if TYPE_CHECKING:
     from export_pipelines.catalog import Catalog
     from export_pipelines.components.project import Project
+    from export_pipelines.formats.encryption import Keyring
     from export_pipelines.sources.postgres import PostgresSource
     from export_pipelines.steps.context import StepContext
     from export_pipelines.stores.base import Store
@@ -118,6 +119,13 @@ class Opened:
         found: Catalog = self.resource("catalog")
         return found
 
+    @cached_property
+    def keyring(self) -> Keyring:
+        """What opens encrypted files."""
+        from export_pipelines.formats.encryption import NO_KEYS
+
+        return sum((self.resource(key) for key in self.project.identities), NO_KEYS)
+
     def archive(self, table: TableDefinition) -> Store:
         """The long-term store of a table."""
         store: Store = self.resource(table.spec.archive)
@@ -138,6 +146,7 @@ class Opened:
             exports=self.resource(table.spec.store),
             archive=self.archive(table),
             catalog=self.catalog,
+            keyring=self.keyring,
             **more,
         )
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, field_validator, model_validator
 
 from export_pipelines.components.resources import FromEnvironment
-from export_pipelines.specs.table import SpecModel
+from export_pipelines.specs.model import SpecModel
 
 
 class Stage(StrEnum):

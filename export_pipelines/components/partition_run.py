@@ -23,6 +23,7 @@ from export_pipelines.components import results
 from export_pipelines.components.automation import Stage
 from export_pipelines.components.progress import Reporter
 from export_pipelines.errors import CleanupRefused, ExportPipelinesError, IntegrityError, RequestError
+from export_pipelines.formats.encryption import NO_KEYS
 from export_pipelines.specs.table import CleanupMode, TableDefinition
 from export_pipelines.steps.context import StepContext
 from export_pipelines.windows import Window
@@ -216,8 +217,8 @@ class PartitionRun:
         return error
 
 
-def run_partitions(context: dg.AssetExecutionContext, table: TableDefinition) -> None:
-    """The body of every table's op.
+def run_partitions(context: dg.AssetExecutionContext, table: TableDefinition, identities: Iterable[str] = ()) -> None:
+    """The body of every table's op. `identities` are keys of the resources which open encrypted files.
 
     Raises:
         dagster.Failure: some partitions failed; all others are done.
@@ -236,6 +237,7 @@ def run_partitions(context: dg.AssetExecutionContext, table: TableDefinition) ->
         run_id=context.run.run_id,
         upstream_run_id=context.run.tags.get(UPSTREAM_TAG, ""),
         progress=reporter,
+        keyring=sum((getattr(context.resources, key).open() for key in identities), NO_KEYS),
     )
     run = PartitionRun(context, table, step, stages, _done_before(context, table))
     run.run(_windows(context, table))

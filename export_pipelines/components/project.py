@@ -26,6 +26,8 @@ from export_pipelines.components.automation import (
 )
 from export_pipelines.components.notices import failure_notice
 from export_pipelines.components.resources import (
+    AgeIdentityResource,
+    AgeIdentitySpec,
     CatalogSpec,
     FilesystemStoreSpec,
     PostgresConnectionSpec,
@@ -38,8 +40,10 @@ from export_pipelines.components.sensors import chain_sensor, due_cleanup_sensor
 from export_pipelines.components.tables import TableAssets, label, required_resources, table_assets
 from export_pipelines.errors import SpecError, SpecErrors
 from export_pipelines.specs.documents import Document, load_documents, suggest, validate
+from export_pipelines.specs.encryption import EncryptionSpec
 from export_pipelines.specs.loader import BrokenFolder, load_tables
-from export_pipelines.specs.table import SpecModel, TableDefinition
+from export_pipelines.specs.model import SpecModel
+from export_pipelines.specs.table import TableDefinition
 
 log = logging.getLogger("export_pipelines")
 
@@ -52,6 +56,7 @@ RESOURCES: dict[str, type[ResourceSpec]] = {
     "FilesystemStore": FilesystemStoreSpec,
     "S3Store": S3StoreSpec,
     "Store": StoreSpec,
+    "AgeIdentity": AgeIdentitySpec,
 }
 """Types of the documents in resources/."""
 
@@ -74,10 +79,17 @@ class Project:
     root: Path
     tables: dict[str, TableAssets] = field(default_factory=dict)
     resources: dict[str, Any] = field(default_factory=dict)
+    encryption: dict[str, EncryptionSpec] = field(default_factory=dict)
+    """What stores say of it, by their keys."""
     automations: list[tuple[str, dg.Definitions]] = field(default_factory=list)
     """Names in schedules/, with what they define."""
     foreign: list[dg.Definitions] = field(default_factory=list)
     broken: list[BrokenFolder] = field(default_factory=list)
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """Keys of the resources with private identities."""
+        return tuple(key for key, each in self.resources.items() if isinstance(each, AgeIdentityResource))
 
     def definitions(self) -> dg.Definitions:
         """All of it as Dagster's definitions; what is broken as assets with their errors."""
@@ -136,14 +148,23 @@ def broken_asset(broken: BrokenFolder, root: Path) -> dg.AssetSpec:
 
 def _load_table(project: Project, table: TableDefinition) -> None:
     missing = required_resources(table) - project.resources.keys()
+    table = _with_encryption(project, table)
     errors = [_unknown_resource(project, table, name) for name in sorted(missing)]
     if not errors:
         try:
-            project.tables[table.id] = table_assets(table)
+            project.tables[table.id] = table_assets(table, project.identities)
             return
         except Exception as error:  # Dagster's own rules, of names, owners, tags …
             errors = [SpecError(f"Dagster refuses it: {error}", file=table.folder / "defs.yaml")]
     project.broken.append(BrokenFolder(table.name, table.group, table.folder, errors))
+
+
+def _with_encryption(project: Project, table: TableDefinition) -> TableDefinition:
+    """The table with the encryption that is in effect: its own, else that of the store of its exports, else that of its
+    archive."""
+    stores = (project.encryption.get(key) for key in (table.spec.store, table.spec.archive))
+    found = table.spec.encryption or next((each for each in stores if each is not None), None)
+    return table.model_copy(update={"spec": table.spec.model_copy(update={"encryption": found})})
 
 
 def _unknown_resource(project: Project, table: TableDefinition, name: str) -> SpecError:
@@ -160,6 +181,8 @@ def _load_resources(project: Project) -> None:
         if spec.resource_key in project.resources:
             raise document.error(f"there are two of the name {spec.resource_key!r}", ("resource_key",))
         project.resources[spec.resource_key] = spec.resource()
+        if isinstance(spec, FilesystemStoreSpec | S3StoreSpec) and spec.encryption:
+            project.encryption[spec.resource_key] = spec.encryption
 
     _each_document(project, "resources", add)
 

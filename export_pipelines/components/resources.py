@@ -8,12 +8,14 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import dagster as dg
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from export_pipelines.catalog import Catalog
 from export_pipelines.errors import RequestError
+from export_pipelines.formats.encryption import Keyring
 from export_pipelines.sources.postgres import PostgresSource
-from export_pipelines.specs.table import SpecModel
+from export_pipelines.specs.encryption import EncryptionSpec
+from export_pipelines.specs.model import SpecModel
 from export_pipelines.stores import open_store
 from export_pipelines.stores.base import Store
 from export_pipelines.stores.s3 import S3Store
@@ -108,11 +110,39 @@ class CatalogSpec(ResourceSpec):
         return CatalogResource(url=resolved(self.url), schema_name=self.db_schema)
 
 
+class AgeIdentitySpec(ResourceSpec):
+    """Private identities that open encrypted files, for read-backs, verify and restore. Never shown or logged.
+
+    A writer needs none. Where there are several documents of this type, all of them are tried. A file that does not
+    exist and a variable that is not set hold none, so that one definition serves machines with and without the key.
+    """
+
+    resource_key: str = "identity"
+    file: str | None = None
+    """An absolute path (`~` allowed) of a file as `age-keygen` writes it, readable for its owner only."""
+    env: str | None = Field(default=None, pattern=r"^\w+$")
+    """Name of a variable with the identity itself, `AGE-SECRET-KEY-1…`."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> AgeIdentitySpec:
+        if (self.file is None) == (self.env is None):
+            raise ValueError("give either `file` or `env`")
+        if self.file is not None and not self.file.startswith(("/", "~")):
+            # What is given is not repeated: it may be the identity itself.
+            raise ValueError("`file` is not an absolute path")
+        return self
+
+    def resource(self) -> AgeIdentityResource:
+        return AgeIdentityResource(file=self.file, env=self.env)
+
+
 class FilesystemStoreSpec(ResourceSpec):
     """A folder."""
 
     path: Value
     """The folder; made when it is missing."""
+    encryption: EncryptionSpec | None = None
+    """To whom files are encrypted of tables which say nothing themselves and export to, or archive in, this store."""
 
     def resource(self) -> StoreResource:
         return StoreResource(url=resolved(self.path))
@@ -135,6 +165,8 @@ class S3StoreSpec(ResourceSpec):
     """Token of temporary credentials."""
     profile_name: Value | None = None
     """Profile of AWS's configuration files."""
+    encryption: EncryptionSpec | None = None
+    """To whom files are encrypted of tables which say nothing themselves and export to, or archive in, this store."""
 
     _check_url = field_validator("url", "endpoint_url")(_no_password)
 
@@ -142,7 +174,7 @@ class S3StoreSpec(ResourceSpec):
         options = {
             name: resolved(value)
             for name in type(self).model_fields
-            if name not in ("resource_key", "url") and (value := getattr(self, name)) is not None
+            if name not in ("resource_key", "url", "encryption") and (value := getattr(self, name)) is not None
         }
         return StoreResource(url=resolved(self.url), **options)
 
@@ -171,6 +203,17 @@ class CatalogResource(dg.ConfigurableResource[Any]):
     def open(self) -> Catalog:
         """The catalog; it connects when it is used."""
         return Catalog(self.url, self.schema_name)
+
+
+class AgeIdentityResource(dg.ConfigurableResource[Any]):
+    """Where a private identity is. It is read when a file is opened, and is no part of any configuration."""
+
+    file: str | None = None
+    env: str | None = None
+
+    def open(self) -> Keyring:
+        """The place, unread."""
+        return Keyring((self.file,) if self.file else (), (self.env,) if self.env else ())
 
 
 class StoreResource(dg.ConfigurableResource[Any]):

@@ -55,14 +55,17 @@ class TableAssets:
         return dg.Definitions(assets=[self.source, self.steps], jobs=list(self.jobs.values()))
 
 
-def table_assets(table: TableDefinition) -> TableAssets:
-    """The assets and jobs of a table. Nothing is read or connected to."""
+def table_assets(table: TableDefinition, identities: Sequence[str] = ()) -> TableAssets:
+    """The assets and jobs of a table. Nothing is read or connected to.
+
+    `identities` are keys of the resources which open encrypted files.
+    """
     with warnings.catch_warnings():
         # Checks a partition are a preview feature of 1.13, links to files a beta one; tests hold what we need of them.
         warnings.simplefilter("ignore", category=dg.PreviewWarning)
         warnings.simplefilter("ignore", category=dg.BetaWarning)
         specs = [_step_spec(table, stage) for stage in stages_of(table)]
-        return TableAssets(table, _source_spec(table), _steps(table, specs), _jobs(table))
+        return TableAssets(table, _source_spec(table), _steps(table, specs, identities), _jobs(table))
 
 
 def stages_of(table: TableDefinition) -> tuple[Stage, ...]:
@@ -208,7 +211,7 @@ def _other_columns(table: TableDefinition) -> str:
     return f" Of its columns {', '.join(left_out + masked)}." if left_out or masked else ""
 
 
-def _steps(table: TableDefinition, specs: Sequence[dg.AssetSpec]) -> dg.AssetsDefinition:
+def _steps(table: TableDefinition, specs: Sequence[dg.AssetSpec], identities: Sequence[str]) -> dg.AssetsDefinition:
     spec = table.spec
     single = spec.partitions is None or spec.partitions.single_run
 
@@ -217,12 +220,12 @@ def _steps(table: TableDefinition, specs: Sequence[dg.AssetSpec]) -> dg.AssetsDe
         specs=specs,
         check_specs=_check_specs(table),
         can_subset=True,
-        required_resource_keys=required_resources(table),
+        required_resource_keys=required_resources(table) | set(identities),
         backfill_policy=dg.BackfillPolicy.single_run() if single else dg.BackfillPolicy.multi_run(1),
         pool=naming.pool_name(spec.pool or f"connection_{spec.connection}"),
     )
     def steps(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        run_partitions(context, table)
+        run_partitions(context, table, identities)
         yield from ()
 
     return steps

@@ -25,6 +25,7 @@ from export_pipelines.components.automation import (
 )
 from export_pipelines.components.project import Project, automation, load_project
 from export_pipelines.components.resources import (
+    AgeIdentitySpec,
     CatalogSpec,
     FilesystemStoreSpec,
     PostgresConnectionSpec,
@@ -33,9 +34,11 @@ from export_pipelines.components.resources import (
     StoreSpec,
 )
 from export_pipelines.errors import RequestError, SpecErrors
-from export_pipelines.specs.table import SpecModel, TableSpec
+from export_pipelines.specs.model import SpecModel
+from export_pipelines.specs.table import TableSpec
 
 __all__ = [
+    "AgeIdentity",
     "CatalogDatabase",
     "ChainSensor",
     "DueCleanupSensor",
@@ -135,6 +138,13 @@ class CatalogDatabase(ResourceShell):
     """The database of our own metadata."""
 
     model = CatalogSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class AgeIdentity(ResourceShell):
+    """Private identities that open encrypted files."""
+
+    model = AgeIdentitySpec
 
 
 @dg.scaffold_with(TemplateScaffolder)

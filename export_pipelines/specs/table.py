@@ -12,13 +12,18 @@ from enum import StrEnum
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from export_pipelines.specs.encryption import EncryptionSpec
+from export_pipelines.specs.model import SpecModel
 
 
-class SpecModel(BaseModel):
-    """Base: immutable, and an unknown field is an error, since it is most often a misspelt one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+def _known_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Tallinn") from error
+    return value
 
 
 class Cadence(StrEnum):
@@ -58,11 +63,7 @@ class PartitionsSpec(SpecModel):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Tallinn") from error
-        return value
+        return _known_zone(value)
 
     @model_validator(mode="after")
     def _one_cadence(self) -> PartitionsSpec:
@@ -163,6 +164,67 @@ class CleanupSpec(SpecModel):
         return self
 
 
+class OnlyCopies(StrEnum):
+    """What retention does with a file that has the only copy of some rows."""
+
+    KEEP = "keep"
+    """They stay, whatever the other settings say."""
+    GIVE_UP = "give_up_for_good"
+    """They go as the other settings say: their rows are then nowhere any more."""
+
+
+class RetentionSpec(SpecModel):
+    """Which archived files stay; `export-pipelines expire` gives up the others. A file stays while any of `keep`,
+    `newest` or a class wants it.
+
+    A file has the *only copy* of rows when a cleanup deleted some of its rows from the source, when it is the newest of
+    its partition, or when it was adopted. Of whole snapshots the newest always stays, and is not counted as one.
+    """
+
+    keep: str | None = None
+    """By age: `90 days`, `8 weeks`, `18 months`, `7 years`. It counts from the end of the partition, of a snapshot from
+    its export."""
+    newest: int | None = Field(default=None, ge=1)
+    """By count: the newest partitions, of whole snapshots the newest files."""
+    daily: int | None = Field(default=None, ge=1)
+    """Whole snapshots only: the last one of a day, of so many days that have one."""
+    weekly: int | None = Field(default=None, ge=1)
+    """Whole snapshots only: the last one of a week (from Monday), of so many weeks that have one."""
+    monthly: int | None = Field(default=None, ge=1)
+    """Whole snapshots only: the last one of a month, of so many months that have one."""
+    yearly: int | None = Field(default=None, ge=1)
+    """Whole snapshots only: the last one of a year, of so many years that have one."""
+    timezone: str = "UTC"
+    """IANA name of the zone in which days, weeks, months and years begin."""
+    only_copies: OnlyCopies = OnlyCopies.KEEP
+    """`keep`: a file with the only copy of rows stays, whatever the rest says. `give_up_for_good`: it goes like any
+    other, and its rows are then nowhere any more."""
+
+    @field_validator("keep")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[1-9]\d{0,4} (day|week|month|year)s?", value):
+            raise ValueError(f"{value!r} is no age; write `90 days`, `8 weeks`, `18 months` or `7 years`")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        return _known_zone(value)
+
+    @model_validator(mode="after")
+    def _something_wanted(self) -> RetentionSpec:
+        if self.keep is None and self.newest is None and not self.classes:
+            raise ValueError("nothing says what stays; give keep, newest, daily, weekly, monthly or yearly")
+        return self
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """The classes that are asked for, each with its number of periods."""
+        found = {name: getattr(self, name) for name in ("daily", "weekly", "monthly", "yearly")}
+        return {name: number for name, number in found.items() if number is not None}
+
+
 class RetrySpec(SpecModel):
     """Retries of a step after a transient error (connection lost, store busy)."""
 
@@ -194,6 +256,8 @@ class TableSpec(SpecModel):
     """File format and its options."""
     compression: Compression = Compression.GZIP
     """`gzip`, `zstd` or `none`."""
+    encryption: EncryptionSpec | None = None
+    """To whom the files are encrypted. When absent, what the store of the exports says, or else that of the archive."""
     file_name: str = "{group}/{table}/{table}-{partition}"
     """Template of the file's name without its extension. Fields: group, table, partition, window_start,
     window_end (both with a strftime format after a colon), generation."""
@@ -209,6 +273,8 @@ class TableSpec(SpecModel):
     """How many rows of each export are shown in Dagster, whose event log keeps them; 0 shows none."""
     cleanup: CleanupSpec = CleanupSpec()
     """Deleting source rows that are proved to be archived."""
+    retention: RetentionSpec | None = None
+    """Which archived files stay. Absent: all, for ever."""
     session_timezone: str = "UTC"
     """TimeZone of the session: how timestamptz values print, and how a parameter compares to a timestamp without
     a zone."""
@@ -239,6 +305,11 @@ class TableSpec(SpecModel):
             raise ValueError("time_column needs `table`")
         if (self.exclude_columns or self.mask_columns) and not self.table:
             raise ValueError("exclude_columns and mask_columns work on `table`; in a select.sql, write them there")
+        if self.partitions and self.retention and (named := list(self.retention.classes)):
+            raise ValueError(
+                f"{', '.join(named)} in retention are for whole snapshots; here each file has rows that no other has: "
+                "use keep or newest"
+            )
         if both := set(self.exclude_columns) & set(self.mask_columns):
             raise ValueError(f"columns {sorted(both)} are both excluded and masked")
         return self

@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -23,8 +23,10 @@ from export_pipelines.catalog import Catalog
 from export_pipelines.errors import CatalogError, IntegrityError, RequestError
 from export_pipelines.formats.compression import decompressed
 from export_pipelines.formats.csv import digest_records, format_digest, records
+from export_pipelines.formats.encryption import recipients
 from export_pipelines.manifest import ArtifactManifest, Column, ExportRecord, FileProof, IdentityProof, Snapshot
-from export_pipelines.naming import archive_folder
+from export_pipelines.naming import AGE, archive_folder
+from export_pipelines.signing import Signer
 from export_pipelines.specs.table import Compression, CsvSpec, TableDefinition
 from export_pipelines.sql import parameters, parse_select, render
 from export_pipelines.steps import chain, keys
@@ -32,6 +34,7 @@ from export_pipelines.steps.companions import write_companions
 from export_pipelines.steps.context import Progress, silent
 from export_pipelines.steps.export import software
 from export_pipelines.steps.reading import CHUNK, HashingReader, read_back
+from export_pipelines.steps.writing import stored_writer
 from export_pipelines.stores.base import Store
 from export_pipelines.windows import Window, closed_windows
 
@@ -76,11 +79,12 @@ def adopt_folder(
     run_id: str = "",
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    signer: Signer | None = None,
 ) -> list[Adopted]:
     """Take the files of a table's name into the archive, oldest boundary first. The folder itself is never changed.
 
     Each is parsed as a whole, counted and hashed before anything of it is taken, copied, and read back. A file whose
-    bytes were adopted for its partition before is left out. A file with a problem is told of, and the others go on.
+    rows were adopted for its partition before is left out. A file with a problem is told of, and the others go on.
     With `dry_run` everything is read and nothing is written.
 
     Crash: files with a manifest are adopted, and the next call goes on from there.
@@ -111,7 +115,7 @@ def adopt_folder(
             problem = _no_window(table, boundary, early=early)
             found.append(Adopted(file, "", 0, file.stat().st_size, problem, early=early))
             continue
-        adoption = _Adoption(table, window, _dialect(table, window), archive, catalog, run_id, tell)
+        adoption = _Adoption(table, window, _dialect(table, window), archive, catalog, run_id, tell, signer)
         found.append(adoption.adopt(file, known, dry_run))
     return found
 
@@ -161,9 +165,9 @@ def _no_window(table: TableDefinition, boundary: datetime | None, *, early: bool
 
 
 def _adopted_before(archive: Store, table_id: str) -> dict[tuple[str, str], ArtifactManifest]:
-    """What was adopted of a table, by partition and SHA-256 of the file."""
+    """What was adopted of a table, by partition and SHA-256 of what is in the file."""
     return {
-        (entry.export.partition, entry.file.sha256): entry
+        (entry.export.partition, entry.file.raw_sha256): entry
         for entry in chain.entries(archive, table_id)
         if isinstance(entry, ArtifactManifest) and entry.adopted
     }
@@ -180,6 +184,7 @@ class _Adoption:
     catalog: Catalog
     run_id: str
     progress: Callable[[Progress], None]
+    signer: Signer | None
 
     def adopt(self, file: Path, known: dict[tuple[str, str], ArtifactManifest], dry_run: bool) -> Adopted:
         """Take one file, unless it is known; `known` gets it."""
@@ -189,13 +194,13 @@ class _Adoption:
         except (IntegrityError, OSError) as error:
             problem = error.message if isinstance(error, IntegrityError) else str(error)
             return Adopted(file, partition, 0, size, problem)
-        before = known.get((partition, content.proof.sha256))
+        before = known.get((partition, content.proof.raw_sha256))
         if not dry_run:
             with self.catalog.lock(f"archive {self.table.id} {partition}", f"archiving {self.table.id} {partition}"):
                 if before is not None:
                     self._register_again(before)
                 else:
-                    known[partition, content.proof.sha256] = self._take(file, content)
+                    known[partition, content.proof.raw_sha256] = self._take(file, content)
         return Adopted(file, partition, content.rows, content.proof.size, new=before is None)
 
     def _read(self, file: Path) -> _Content:
@@ -240,12 +245,15 @@ class _Adoption:
         attempt = secrets.token_hex(8)
         export_id, generation = self.catalog.begin_export(table_id, partition, attempt, self.archive.url, self.run_id)
         try:
-            record = self._record(content, generation, attempt)
             folder = f"{archive_folder(self.table, self.window)}/g{generation}-{attempt[:8]}-{secrets.token_hex(2)}"
-            archived = content.proof.model_copy(update={"key": f"{folder}/{self.table.name}.csv.gz"})
+            sealed_to = recipients(self.table.spec.encryption)
+            key = f"{folder}/{self.table.name}.csv.gz{AGE if sealed_to else ''}"
             with file.open("rb") as stream:
-                self._copy(stream, archived)
+                archived = self._copy(stream, content.proof, key, sealed_to)
             read_back(self.archive, archived, Compression.GZIP)
+            exported = archived.model_copy(update={"key": content.proof.key})
+            record = self._record(replace(content, proof=exported), generation, attempt)
+            record = record.model_copy(update={"recipients": sealed_to})
             companions = write_companions(self.archive, folder, record, [archived])
             manifest = self._append(record, archived, companions)
         except BaseException as error:
@@ -256,16 +264,18 @@ class _Adoption:
         self.catalog.mark_archived(export_id, self.archive.url, manifest.sequence)
         return manifest
 
-    def _copy(self, stream: BinaryIO, archived: FileProof) -> None:
+    def _copy(self, stream: BinaryIO, found: FileProof, key: str, sealed_to: tuple[str, ...]) -> FileProof:
         reader = HashingReader(stream)
-        with self.archive.writer(archived.key) as writer:
+        with self.archive.writer(key) as writer, stored_writer(writer, sealed_to) as stored:
             while data := reader.read(CHUNK):
-                writer.write(data)
-            if (reader.size, reader.hexdigest()) != (archived.size, archived.sha256):
+                stored.write(data)
+            if (reader.size, reader.hexdigest()) != (found.size, found.sha256):
                 raise IntegrityError(
                     "the file was changed while it was adopted", hint="stop the older service first, and adopt again"
                 )
+            archived = stored.finish(key, found.raw_size, found.raw_sha256)
             writer.publish()
+        return archived
 
     def _append(self, record: ExportRecord, archived: FileProof, companions: tuple[FileProof, ...]) -> ArtifactManifest:
         table_id, url = self.table.id, self.archive.url
@@ -285,6 +295,7 @@ class _Adoption:
                 adopted=True,
                 companions=companions,
             ),
+            self.signer,
         )
         self.catalog.advance_head(table_id, url, manifest.sequence, sha256)
         return manifest
@@ -319,7 +330,7 @@ class _Adoption:
     def _register_again(self, manifest: ArtifactManifest) -> None:
         """Tell the catalog of a manifest that a crash kept from it, or that an older catalog knew."""
         export = manifest.export
-        rows = self.catalog.exports(export.table, export.partition)
+        rows = self.catalog.exports(export.table, export.partition, expired=True)
         if any(
             row.sequence == manifest.sequence or (row.record and row.record.attempt == export.attempt) for row in rows
         ):

@@ -19,6 +19,8 @@ from export_pipelines.steps.context import Progress, StepContext
 from export_pipelines.steps.reading import CHUNK, read_back
 from export_pipelines.steps.receipts import write_receipts
 from export_pipelines.steps.settle import settle_open_batches
+from export_pipelines.steps.signatures import seal
+from export_pipelines.steps.tombstones import expiry_of
 from export_pipelines.stores.base import Store
 from export_pipelines.windows import Window
 
@@ -47,7 +49,13 @@ def archive_partition(ctx: StepContext, window: Window) -> ArchiveResult:
     """
     begun = time.monotonic()
     with ctx.catalog.lock(f"archive {ctx.table.id} {window.partition}", f"archiving {ctx.table.id} {window.partition}"):
-        rows = ctx.catalog.exports(ctx.table.id, window.partition)
+        rows = ctx.catalog.exports(ctx.table.id, window.partition, expired=True)
+        if rows and all(row.given_up for row in rows):
+            raise RequestError(
+                f"partition {window.partition} of {ctx.table.id!r} {expiry_of(ctx, rows[-1])}, so there is nothing to "
+                "archive",
+                hint="export it again if it is wanted after all",
+            )
         if not rows:
             raise RequestError(
                 f"partition {window.partition} of {ctx.table.id!r} has not been exported",
@@ -96,6 +104,7 @@ def _archive(ctx: StepContext, window: Window, row: ExportRow) -> ArtifactManife
                 identity_file=identity_file,
                 companions=companions,
             ),
+            ctx.signer,
         )
     # First this, then the head of the chain: a crash in between leaves the manifest where `_already_there` looks.
     ctx.catalog.mark_archived(row.id, ctx.archive.url, manifest.sequence)
@@ -122,6 +131,8 @@ def _already_there(
         sequence += 1
         entry, data = chain.read_entry(ctx.archive, ctx.table.id, sequence)
         if isinstance(entry, ArtifactManifest) and entry.export.attempt == record.attempt:
+            if ctx.signer is not None:
+                seal(ctx.archive, ctx.table.id, sequence, data, ctx.signer)
             return entry, digest(data)
     return None
 
@@ -153,5 +164,5 @@ def _copy(
         ctx.progress(Progress("archive", ctx.table.id, window.partition, 0, size))
 
     archived = proof.model_copy(update={"key": key})
-    read_back(ctx.archive, archived, compression, progress)
+    read_back(ctx.archive, archived, compression, progress, ctx.keyring)
     return archived

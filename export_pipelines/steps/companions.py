@@ -15,6 +15,7 @@ from export_pipelines.manifest import ExportRecord, FileProof, digest
 from export_pipelines.naming import safe
 from export_pipelines.sources.postgres import PINNED
 from export_pipelines.sql import quote_identifier, quote_literal
+from export_pipelines.steps.ddl import create_table_sql
 from export_pipelines.stores.base import Store
 
 SUMS = "SHA256SUMS"
@@ -37,7 +38,6 @@ def write_companions(
 def table_sql(export: ExportRecord) -> str:
     """CREATE TABLE of an export's columns, and in comments how its file is loaded."""
     table = quote_identifier(_name(export))
-    columns = ",\n".join(f"  {quote_identifier(column.name)} {column.type}" for column in export.columns)
     notes = [
         f"{export.table}, partition {export.partition}, generation {export.generation}: {export.rows} rows",
         "These settings and this statement, then in the same session, the file (decrypted and decompressed) as STDIN:",
@@ -47,7 +47,7 @@ def table_sql(export: ExportRecord) -> str:
     comments = "".join(f"-- {' '.join(note.split())}\n" for note in notes)
     settings = {**PINNED, "TimeZone": "UTC", **export.source.settings}
     sets = "".join(f"SET {name} = {quote_literal(settings[name])};\n" for name in _SETTINGS)
-    return f"{comments}{sets}CREATE TABLE {table} (\n{columns}\n);\n"
+    return f"{comments}{sets}{create_table_sql(table, export.columns)};\n"
 
 
 def _name(export: ExportRecord) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from export_pipelines.catalog import Catalog
+from export_pipelines.formats.encryption import NO_KEYS, Keyring
+from export_pipelines.signing import Signer
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.table import TableDefinition
 from export_pipelines.stores.base import Store
@@ -13,7 +15,7 @@ from export_pipelines.stores.base import Store
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a step is: `stage` is one of export, archive, verify, cleanup, restore; rows and raw bytes so far."""
+    """How far a step is: `stage` is one of export, archive, verify, cleanup, restore, expire; rows and bytes so far."""
 
     stage: str
     table: str
@@ -38,3 +40,7 @@ class StepContext:
     run_id: str = ""
     upstream_run_id: str = ""
     progress: Callable[[Progress], None] = field(default=silent)
+    keyring: Keyring = field(default=NO_KEYS, repr=False)
+    """What opens encrypted files. Without a key all works but what must read their rows."""
+    signer: Signer | None = None
+    """What signs the entries of the chain; nothing does without it."""

@@ -21,6 +21,7 @@ from export_pipelines.errors import (
     SourceError,
 )
 from export_pipelines.formats.csv import copy_options
+from export_pipelines.formats.encryption import recipients
 from export_pipelines.manifest import ExportRecord, IdentityProof, Snapshot
 from export_pipelines.naming import file_key
 from export_pipelines.sources import inspect
@@ -32,8 +33,9 @@ from export_pipelines.steps.context import Progress, StepContext
 from export_pipelines.steps.identity import IdentityPlan, plan_identity
 from export_pipelines.steps.reading import read_back
 from export_pipelines.steps.rows import RowsWritten, RowWriter
-from export_pipelines.steps.sidecar import EXTENSION, SidecarWriter
+from export_pipelines.steps.sidecar import ENCRYPTED_EXTENSION, EXTENSION, SidecarWriter
 from export_pipelines.steps.statements import Statements, statements
+from export_pipelines.steps.writing import stored_writer
 from export_pipelines.stores.base import ObjectWriter
 from export_pipelines.windows import Window
 
@@ -155,15 +157,21 @@ def _write_files(
     """Stream the query into the file and its sidecar; publish both, the file last."""
     key = _free_key(ctx, window, generation)
     spec = ctx.table.spec
+    sealed_to = recipients(spec.encryption)
     with ExitStack() as stack:
         writer = stack.enter_context(ctx.exports.writer(key))
         sidecar_writer: ObjectWriter | None = None
         sidecar = None
         if plan.mode != "none":
-            sidecar_writer = stack.enter_context(ctx.exports.writer(key + EXTENSION))
-            sidecar = SidecarWriter(sidecar_writer, key + EXTENSION, spec.cleanup.batch_rows)
+            # Identities by row are numbers of transactions and places; those by key have digests of the rows.
+            hidden = sealed_to if plan.mode == "key" else ()
+            sidecar_key = key + (ENCRYPTED_EXTENSION if hidden else EXTENSION)
+            sidecar_writer = stack.enter_context(ctx.exports.writer(sidecar_key))
+            sidecar = SidecarWriter(
+                stack.enter_context(stored_writer(sidecar_writer, hidden)), sidecar_key, spec.cleanup.batch_rows
+            )
         rows = RowWriter(
-            writer,
+            stack.enter_context(stored_writer(writer, sealed_to)),
             key,
             spec.compression,
             parts.csv,
@@ -190,7 +198,7 @@ def _write_files(
                 file=file,
                 buckets=buckets,
             )
-        record = make(written, proof)
+        record = make(written, proof).model_copy(update={"recipients": sealed_to})
         if same := _same_as_before(ctx, window, record):
             return same.model_copy(update={"unchanged": True})
         if sidecar_writer is not None:
@@ -257,7 +265,8 @@ def _free_key(ctx: StepContext, window: Window, generation: int) -> str:
     """The file's name by its template; a name that is taken (by a lost attempt, say) gets the next number."""
     number = generation
     # A crash between the two leaves a sidecar without its file: that takes the name, too.
-    while any(ctx.exports.head((key := file_key(ctx.table, window, number)) + end) for end in ("", EXTENSION)):
+    ends = ("", EXTENSION, ENCRYPTED_EXTENSION)
+    while any(ctx.exports.head((key := file_key(ctx.table, window, number)) + end) for end in ends):
         number += 1
         if key == file_key(ctx.table, window, number):
             raise RequestError(
@@ -269,7 +278,7 @@ def _free_key(ctx: StepContext, window: Window, generation: int) -> str:
 def _same_as_before(ctx: StepContext, window: Window, record: ExportRecord) -> ExportRecord | None:
     """The record of the last generation, if the new file would say nothing that it does not say."""
     before: list[ExportRow] = ctx.catalog.exports(ctx.table.id, window.partition)
-    if not before or before[-1].record is None:
+    if not before or before[-1].record is None or before[-1].given_up:
         return None
     last = before[-1].record
     same_file = last.file.raw_sha256 == record.file.raw_sha256 and last.columns == record.columns
@@ -281,10 +290,11 @@ def _same_as_before(ctx: StepContext, window: Window, record: ExportRecord) -> E
         record.source.timeline,
         record.source.relations,
     )
-    same_definition = (last.select_sha256, last.csv, last.compression) == (
+    same_definition = (last.select_sha256, last.csv, last.compression, set(last.recipients)) == (
         record.select_sha256,
         record.csv,
         record.compression,
+        set(record.recipients),
     )
     same_meaning = last.source.fingerprint == record.source.fingerprint and last.identity.mode == record.identity.mode
     same = same_file and same_rows and same_place and same_definition and same_meaning

@@ -17,17 +17,18 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain as joined
 
 from export_pipelines.catalog import Ranges
 from export_pipelines.formats.compression import Readable, decompressed
 from export_pipelines.formats.csv import records
+from export_pipelines.formats.encryption import NO_KEYS, Keyring
 from export_pipelines.manifest import ArtifactManifest, CleanupReceipt, ExpireTombstone, ExportRecord
 from export_pipelines.scratch import scratch_database
 from export_pipelines.specs.table import Compression
 from export_pipelines.steps import chain, keys
+from export_pipelines.steps.reading import open_stored
 from export_pipelines.steps.receipts import RecordSet
 from export_pipelines.steps.sidecar import read_buckets
 from export_pipelines.stores.base import Store
@@ -141,16 +142,18 @@ def _same_place(one: ExportRecord, other: ExportRecord) -> bool:
     )
 
 
-def picked(archive: Store, generation: Generation, raw: Iterable[bytes]) -> Iterator[list[bytes]]:
+def picked(
+    archive: Store, generation: Generation, raw: Iterable[bytes], keyring: Keyring = NO_KEYS
+) -> Iterator[list[bytes]]:
     """The records to take of an earlier generation, from the raw bytes of its file, without a header.
 
     Memory: about a mebibyte of records, and some bytes for each run of deleted ones; the rest is scratch space on disk.
     """
     export = generation.manifest.export
     with scratch_database() as database:
-        wanted = _wanted(archive, generation, database)
+        wanted = _wanted(archive, keyring, generation, database)
         if export.identity.mode == "key":
-            keep = _by_key(archive, generation.manifest, wanted, database)
+            keep = _by_key(archive, keyring, generation.manifest, wanted, database)
         else:
             keep = _by_number(wanted)
         header = export.csv.header
@@ -170,11 +173,13 @@ def _by_number(wanted: RecordSet) -> Keep:
     return keep
 
 
-def _by_key(archive: Store, manifest: ArtifactManifest, wanted: RecordSet, database: sqlite3.Connection) -> Keep:
+def _by_key(
+    archive: Store, keyring: Keyring, manifest: ArtifactManifest, wanted: RecordSet, database: sqlite3.Connection
+) -> Keep:
     """In mode `key` receipts number the sidecar's lines: their keys choose the records of the file."""
     export = manifest.export
     database.execute("CREATE TABLE wanted (key BLOB PRIMARY KEY) WITHOUT ROWID")
-    lines = (line for number, line in enumerate(_sidecar(archive, manifest)) if number in wanted)
+    lines = (line for number, line in enumerate(_sidecar(archive, keyring, manifest)) if number in wanted)
     database.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((line.rsplit(b",", 1)[1],) for line in lines))
     names = [column.name for column in export.columns]
     positions = [names.index(name) for name in export.identity.key]
@@ -190,7 +195,7 @@ def _by_key(archive: Store, manifest: ArtifactManifest, wanted: RecordSet, datab
     return keep
 
 
-def _wanted(archive: Store, generation: Generation, database: sqlite3.Connection) -> RecordSet:
+def _wanted(archive: Store, keyring: Keyring, generation: Generation, database: sqlite3.Connection) -> RecordSet:
     """Numbers of the sidecar's lines whose rows are taken: the sure ones, and the doubtful ones not in `latest`."""
     latest = generation.latest
     if latest is None or not len(generation.doubtful):
@@ -202,10 +207,10 @@ def _wanted(archive: Store, generation: Generation, database: sqlite3.Connection
         marks, found = _sidecar, _has
     else:
         marks, found = _keyed_contents if export.identity.mode == "key" else _contents, _used_up
-    database.executemany("INSERT INTO later (mark) VALUES (?)", ((mark,) for mark in marks(archive, latest)))
+    database.executemany("INSERT INTO later (mark) VALUES (?)", ((mark,) for mark in marks(archive, keyring, latest)))
     database.execute("CREATE INDEX by_mark ON later (mark)")
     ranges: Ranges = list(generation.sure.ranges)
-    for number, mark in enumerate(marks(archive, generation.manifest)):
+    for number, mark in enumerate(marks(archive, keyring, generation.manifest)):
         if number not in generation.doubtful or number in generation.sure or found(database, mark):
             continue
         if ranges and ranges[-1][1] == number - 1:
@@ -228,23 +233,23 @@ def _used_up(database: sqlite3.Connection, mark: bytes) -> bool:
     return found is not None
 
 
-def _contents(archive: Store, manifest: ArtifactManifest) -> Iterator[bytes]:
+def _contents(archive: Store, keyring: Keyring, manifest: ArtifactManifest) -> Iterator[bytes]:
     """A digest of each record of the file."""
-    found = joined.from_iterable(file_records(archive, manifest))
+    found = joined.from_iterable(file_records(archive, manifest, keyring))
     return (hashlib.blake2b(record, digest_size=16).digest() for record in found)
 
 
-def _keyed_contents(archive: Store, manifest: ArtifactManifest) -> Iterator[bytes]:
+def _keyed_contents(archive: Store, keyring: Keyring, manifest: ArtifactManifest) -> Iterator[bytes]:
     """MD5 of the whole row, and key, of each line of the sidecar of mode `key`; no lines of another."""
     if manifest.export.identity.mode == "key":
-        yield from (b",".join(line.rsplit(b",", 2)[1:]) for line in _sidecar(archive, manifest))
+        yield from (b",".join(line.rsplit(b",", 2)[1:]) for line in _sidecar(archive, keyring, manifest))
 
 
-def file_records(archive: Store, manifest: ArtifactManifest) -> Iterator[list[bytes]]:
+def file_records(archive: Store, manifest: ArtifactManifest, keyring: Keyring = NO_KEYS) -> Iterator[list[bytes]]:
     """The records of an archived file without its header, in lists."""
     export = manifest.export
     header = export.csv.header
-    with closing(archive.open(manifest.file.key)) as stream:
+    with open_stored(archive, manifest.file, keyring) as stream:
         for found in records(_raw(stream, manifest), export.csv):
             found, header = (found[1:], False) if header and found else (found, header)
             yield found
@@ -254,11 +259,11 @@ def _raw(stream: Readable, manifest: ArtifactManifest) -> Iterator[bytes]:
     return decompressed(stream, Compression(manifest.export.compression), name=manifest.file.key)
 
 
-def _sidecar(archive: Store, manifest: ArtifactManifest) -> Iterator[bytes]:
+def _sidecar(archive: Store, keyring: Keyring, manifest: ArtifactManifest) -> Iterator[bytes]:
     """The lines of a sidecar, whose SHA-256 is checked at its end."""
     if manifest.identity_file is None:
         return
     identity = manifest.export.identity.model_copy(update={"file": manifest.identity_file})
-    with closing(archive.open(manifest.identity_file.key)) as stream:
+    with open_stored(archive, manifest.identity_file, keyring) as stream:
         for _, raw in read_buckets(stream, identity):
             yield from raw.splitlines()

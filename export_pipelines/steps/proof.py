@@ -30,7 +30,7 @@ from export_pipelines.steps.binary_identities import decoded, encoded
 from export_pipelines.steps.context import StepContext
 from export_pipelines.steps.identity import needs_tableoid, relation_of, split_identities
 from export_pipelines.steps.matching import Matcher, matcher
-from export_pipelines.steps.reading import HashingReader
+from export_pipelines.steps.reading import HashingReader, open_stored
 from export_pipelines.steps.receipts import RecordSet
 from export_pipelines.steps.sidecar import read_buckets
 from export_pipelines.steps.statements import Statements
@@ -195,7 +195,7 @@ def _repeats(ctx: StepContext, manifest: ArtifactManifest) -> bool:
 def _batches(ctx: StepContext, manifest: ArtifactManifest, done: RecordSet) -> Iterator[Iterator[Batch]]:
     """The sidecar's buckets as batches; those of a file with repeated rows are put together so that all the records of
     a row are in one batch, since it can be deleted only once."""
-    batches = _from_sidecar(ctx.archive, manifest, done)
+    batches = _from_sidecar(ctx, manifest, done)
     if not _repeats(ctx, manifest):
         yield batches
         return
@@ -216,11 +216,11 @@ def _grouped(database: sqlite3.Connection, batch_rows: int) -> Iterator[Batch]:
         number += 1
 
 
-def _from_sidecar(archive: Store, manifest: ArtifactManifest, done: RecordSet) -> Iterator[Batch]:
+def _from_sidecar(ctx: StepContext, manifest: ArtifactManifest, done: RecordSet) -> Iterator[Batch]:
     identity = manifest.export.identity
     assert manifest.identity_file is not None
     first = 0
-    with archive.open(manifest.identity_file.key) as stream:
+    with open_stored(ctx.archive, manifest.identity_file, ctx.keyring) as stream:
         for number, (bucket, raw) in enumerate(read_buckets(stream, identity)):
             last = first + bucket.rows - 1
             ordinals = list(range(first, last + 1))
@@ -257,7 +257,7 @@ def _match_records(
     _refuse_vague_content(ctx, session, parts, relation)
     tableoid = needs_tableoid(session, relation, parts.delete.relation)
     number = -1 if export.csv.header else 0
-    with ctx.archive.open(manifest.file.key) as stream:
+    with open_stored(ctx.archive, manifest.file, ctx.keyring) as stream:
         raw = decompressed(stream, Compression(export.compression), name=manifest.file.key)
         for found in records(raw, export.csv):
             matches.add_records(*_wanted(found, number, done))
@@ -310,7 +310,7 @@ def _match_keys(
     relation = parts.delete.relation
     tableoid = needs_tableoid(session, relation)
     number = 0
-    with ctx.archive.open(manifest.identity_file.key) as stream:
+    with open_stored(ctx.archive, manifest.identity_file, ctx.keyring) as stream:
         for bucket, raw in read_buckets(stream, identity):
             contents = [_content(line) for line in raw.splitlines()]
             matches.add_records(*_wanted(contents, number, done))

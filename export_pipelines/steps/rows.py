@@ -15,7 +15,7 @@ from export_pipelines.manifest import FileProof
 from export_pipelines.specs.table import Compression, CsvSpec
 from export_pipelines.steps.identity import split_identities
 from export_pipelines.steps.sidecar import SidecarWriter
-from export_pipelines.stores.base import ObjectWriter
+from export_pipelines.steps.writing import StoredWriter
 
 # A quarter of a mebibyte stays in the processor's cache between the passes: 20 % less time than with a whole one.
 _FLUSH_BYTES = 1 << 18
@@ -39,7 +39,7 @@ class RowWriter:
 
     def __init__(
         self,
-        writer: ObjectWriter,
+        writer: StoredWriter,
         key: str,
         compression: Compression,
         csv: CsvSpec,
@@ -60,8 +60,8 @@ class RowWriter:
         self._header_pending = csv.header
         self._records: list[bytes] = []
         self._pending = 0
-        self._rows = self._total = self._raw_size = self._size = 0
-        self._raw, self._stored = hashlib.sha256(), hashlib.sha256()
+        self._rows = self._total = self._raw_size = 0
+        self._raw = hashlib.sha256()
 
     def write(self, record: bytes) -> None:
         """Take one record with its line end."""
@@ -74,13 +74,7 @@ class RowWriter:
         """Write what is left. Does not publish."""
         self._flush()
         self._store(self._compressor.flush())
-        file = FileProof(
-            key=self._key,
-            size=self._size,
-            sha256=self._stored.hexdigest(),
-            raw_size=self._raw_size,
-            raw_sha256=self._raw.hexdigest(),
-        )
+        file = self._writer.finish(self._key, self._raw_size, self._raw.hexdigest())
         return RowsWritten(self._rows, format_digest(self._total), file)
 
     def _flush(self) -> None:
@@ -111,6 +105,4 @@ class RowWriter:
 
     def _store(self, stored: bytes) -> None:
         if stored:
-            self._size += len(stored)
-            self._stored.update(stored)
             self._writer.write(stored)

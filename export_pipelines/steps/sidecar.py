@@ -14,22 +14,32 @@ import zstandard
 
 from export_pipelines.errors import IntegrityError
 from export_pipelines.manifest import Bucket, FileProof, IdentityProof
-from export_pipelines.stores.base import ObjectWriter
+from export_pipelines.steps.reading import HashingReader, StoredFile
+from export_pipelines.steps.writing import StoredWriter
 
 EXTENSION = ".identities.zst"
+ENCRYPTED_EXTENSION = f"{EXTENSION}.age"
+
+
+def file_of(key: str) -> str:
+    """The key of the file that a sidecar's key is of; of another key, that key itself."""
+    return key.removesuffix(ENCRYPTED_EXTENSION).removesuffix(EXTENSION)
 
 
 class SidecarWriter:
-    """Writes lines in buckets of at most `bucket_rows`. Memory: one bucket."""
+    """Writes lines in buckets of at most `bucket_rows`. Memory: one bucket.
 
-    def __init__(self, writer: ObjectWriter, key: str, bucket_rows: int) -> None:
+    Offsets and sizes of buckets are those before encryption.
+    """
+
+    def __init__(self, writer: StoredWriter, key: str, bucket_rows: int) -> None:
         self._writer = writer
         self._key = key
         self._limit = bucket_rows
         self._compressor = zstandard.ZstdCompressor(level=1, write_checksum=True)
         self._parts: list[bytes] = []
         self._rows = 0
-        self._raw, self._stored = hashlib.sha256(), hashlib.sha256()
+        self._raw = hashlib.sha256()
         self._raw_size = self._offset = 0
         self._buckets: list[Bucket] = []
 
@@ -47,14 +57,7 @@ class SidecarWriter:
     def finish(self) -> tuple[FileProof, tuple[Bucket, ...]]:
         """Write what is left; return the proof of the whole and its buckets. Does not publish."""
         self._end_bucket()
-        proof = FileProof(
-            key=self._key,
-            size=self._offset,
-            sha256=self._stored.hexdigest(),
-            raw_size=self._raw_size,
-            raw_sha256=self._raw.hexdigest(),
-        )
-        return proof, tuple(self._buckets)
+        return self._writer.finish(self._key, self._raw_size, self._raw.hexdigest()), tuple(self._buckets)
 
     def _end_bucket(self) -> None:
         if not self._rows:
@@ -63,24 +66,24 @@ class SidecarWriter:
         stored = self._compressor.compress(raw)
         self._writer.write(stored)
         self._raw.update(raw)
-        self._stored.update(stored)
         self._buckets.append(Bucket(rows=self._rows, offset=self._offset, size=len(stored)))
         self._raw_size += len(raw)
         self._offset += len(stored)
         self._parts, self._rows = [], 0
 
 
-def read_buckets(stream: BinaryIO, identity: IdentityProof) -> Iterator[tuple[Bucket, bytes]]:
+def read_buckets(stream: BinaryIO | StoredFile, identity: IdentityProof) -> Iterator[tuple[Bucket, bytes]]:
     """The buckets of a sidecar with their raw lines, while its SHA-256 is computed; memory: one bucket.
+
+    One that may be encrypted must come from `open_stored`.
 
     Raises:
         IntegrityError: the sidecar is not what the manifest says; known only at its end, so check before relying on it.
     """
     assert identity.file is not None
-    stored_digest = hashlib.sha256()
+    reader = stream if isinstance(stream, StoredFile) else HashingReader(stream)
     for bucket in identity.buckets:
-        stored = _read_exactly(stream, bucket.size, identity.file.key)
-        stored_digest.update(stored)
+        stored = _read_exactly(reader, bucket.size, identity.file.key)
         try:
             raw = zstandard.ZstdDecompressor().decompress(stored)
         except zstandard.ZstdError as error:
@@ -88,11 +91,11 @@ def read_buckets(stream: BinaryIO, identity: IdentityProof) -> Iterator[tuple[Bu
         if raw.count(b"\n") != bucket.rows:
             raise IntegrityError(f"{identity.file.key}: a bucket has not the {bucket.rows} lines it should have")
         yield bucket, raw
-    if stream.read(1) or stored_digest.hexdigest() != identity.file.sha256:
+    if reader.read(1) or reader.hexdigest() != identity.file.sha256:
         raise IntegrityError(f"{identity.file.key} differs from its manifest's SHA-256")
 
 
-def _read_exactly(stream: BinaryIO, size: int, name: str) -> bytes:
+def _read_exactly(stream: HashingReader | StoredFile, size: int, name: str) -> bytes:
     parts = []
     while size and (data := stream.read(size)):
         parts.append(data)

@@ -1,7 +1,8 @@
 """Sweep: remove what crashed runs left behind, once a grace period has passed.
 
-There are four kinds: temporaries and unfinished uploads of a store; files of export attempts that were never finished;
-copies in the archive that have no manifest; and local copies which `keep_export: false` should have removed. Only what
+There are five kinds: temporaries and unfinished uploads of a store; files of export attempts that were never finished;
+copies in the archive that have no manifest; local copies which `keep_export: false` should have removed; and, at once,
+what an expire gave up and was killed before it removed it. Only what
 a run of ours has written is ever removed, and only while the lock of that run's partition is held.
 
 A file of an unfinished export is known for ours by its sidecar, which is published just before it. Its name alone says
@@ -19,12 +20,13 @@ from datetime import UTC, datetime, timedelta
 
 from export_pipelines.catalog import ExportRow
 from export_pipelines.errors import PartitionBusy, RequestError
-from export_pipelines.manifest import ArtifactManifest, FileProof
-from export_pipelines.naming import archive_folder, file_key, table_folder
+from export_pipelines.manifest import ArtifactManifest, ExpireTombstone, FileProof
+from export_pipelines.naming import AGE, archive_folder, file_key, table_folder
 from export_pipelines.steps import chain
 from export_pipelines.steps.context import StepContext
+from export_pipelines.steps.expire import complete_expired
 from export_pipelines.steps.export import lock, table_session
-from export_pipelines.steps.sidecar import EXTENSION
+from export_pipelines.steps.sidecar import ENCRYPTED_EXTENSION, EXTENSION, file_of
 from export_pipelines.stores.base import ObjectInfo, Store
 from export_pipelines.windows import Window, window_of
 
@@ -59,6 +61,7 @@ def sweep(contexts: Iterable[StepContext], *, grace_seconds: float = DAY_SECONDS
     stores: dict[str, Store] = {}
     for ctx in contexts:
         stores |= {ctx.exports.url: ctx.exports, ctx.archive.url: ctx.archive}
+        swept += complete_expired(ctx, dry_run=dry_run)
         for orphan in (*_export_orphans(ctx, grace_seconds), *_archive_orphans(ctx, grace_seconds)):
             if _remove(ctx, orphan, dry_run):
                 swept.append(orphan.store.locate(orphan.key))
@@ -123,7 +126,9 @@ def _keys(ctx: StepContext, window: Window, attempts: int) -> Iterator[str]:
     """Names that so many attempts can have taken: each takes the first free one from its generation on."""
     for number in range(1, 2 * attempts + 1):
         key = file_key(ctx.table, window, number)
-        yield from (key, key + EXTENSION)
+        # The definition may have been changed to or from encryption since.
+        for each in {key, key.removesuffix(AGE), f"{key.removesuffix(AGE)}{AGE}"}:
+            yield from (each, each + EXTENSION, each + ENCRYPTED_EXTENSION)
 
 
 def _named_exports(ctx: StepContext, found: Mapping[str, ObjectInfo]) -> set[str]:
@@ -156,10 +161,10 @@ def _superfluous(ctx: StepContext, row: ExportRow, info: ObjectInfo, proof: File
 
 def _unfinished(ctx: StepContext, info: ObjectInfo, found: Mapping[str, ObjectInfo]) -> bool:
     """Whether an object that no row of this table names is a sidecar, or a file that was published with one."""
-    file_key = info.key.removesuffix(EXTENSION)
+    file_key = file_of(info.key)
     if ctx.catalog.tables_of_file(ctx.exports.url, file_key):
         return False
-    sidecar = found.get(file_key + EXTENSION)
+    sidecar = found.get(file_key + EXTENSION) or found.get(file_key + ENCRYPTED_EXTENSION)
     return sidecar is not None and abs(info.modified - sidecar.modified) <= _PUBLISHED_TOGETHER
 
 
@@ -182,13 +187,19 @@ def _archive_orphans(ctx: StepContext, grace_seconds: float) -> list[_Orphan]:
 
 
 def _named_archived(ctx: StepContext) -> set[str]:
-    """Keys of the files that the chain names. Raises IntegrityError if it is broken, or shorter than it was."""
+    """Keys of the files that the chain names and that were not given up.
+
+    Raises:
+        IntegrityError: the chain is broken, or shorter than it was.
+    """
     known = ctx.catalog.head(ctx.table.id, ctx.archive.url)
     chain.end_of_chain(ctx.archive, ctx.table.id, known)
+    entries = list(chain.entries(ctx.archive, ctx.table.id))
+    given_up = {entry.artifact_sequence for entry in entries if isinstance(entry, ExpireTombstone)}
     return {
         proof.key
-        for entry in chain.entries(ctx.archive, ctx.table.id)
-        if isinstance(entry, ArtifactManifest)
+        for entry in entries
+        if isinstance(entry, ArtifactManifest) and entry.sequence not in given_up
         for proof in entry.objects
     }
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from export_pipelines.errors import SpecErrors
 from export_pipelines.naming import file_key
 from export_pipelines.specs.loader import Document, Loaded, load_documents, load_tables, validate
-from export_pipelines.specs.table import CleanupMode, SpecModel
+from export_pipelines.specs.model import SpecModel
+from export_pipelines.specs.table import CleanupMode
 from export_pipelines.windows import window_of
 
 HEAD = "type: export_pipelines.ExportTable\nattributes:\n"
