@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from xxhash import xxh3_64_intdigest
 
@@ -67,3 +68,21 @@ def digest_records(rows: Iterable[bytes]) -> int:
 def format_digest(total: int) -> str:
     """The row digest as manifests spell it: 16 hex digits."""
     return f"{total % (1 << 64):016x}"
+
+
+def split_header(raw: Iterator[bytes], spec: CsvSpec) -> tuple[bytes, Iterator[bytes]]:
+    """The header of raw bytes, with its line end, and what comes after it. A name in quotes may have line ends.
+
+    Raises:
+        IntegrityError: the header does not end.
+    """
+    quote = spec.quote.encode()
+    head = b""
+    for piece in raw:
+        head += piece
+        end = head.find(b"\n")
+        while end >= 0:
+            if head.count(quote, 0, end) % 2 == 0:
+                return head[: end + 1], chain([head[end + 1 :]], raw)
+            end = head.find(b"\n", end + 1)
+    raise IntegrityError("the header of the CSV does not end in a newline")

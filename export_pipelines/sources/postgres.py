@@ -247,6 +247,16 @@ class Session:
 
         return self._interruptible(run, "query failed")
 
+    def change(self, sql: str) -> int:
+        """Run one INSERT, UPDATE or DELETE; the number of rows that it changed."""
+
+        def run() -> int:
+            with self._connection.cursor() as cursor:
+                cursor.execute(sql)
+                return int(cursor.rowcount)
+
+        return self._interruptible(run, "query failed")
+
     def one(self, sql: str, values: Values = None) -> tuple[Any, ...]:
         """The one row of a query."""
         return self.execute(sql, values)[0]
