@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -108,6 +108,35 @@ def artifact_at(archive: Store, table_id: str, sequence: int) -> ArtifactManifes
     if not isinstance(entry, ArtifactManifest):
         raise IntegrityError(f"manifest {sequence} of {table_id!r} is of a {entry.kind}, not of an artifact")
     return entry
+
+
+def refuse_altered(archive: Store, table_id: str, sequences: Iterable[int], known: tuple[int, str] | None) -> None:
+    """Compare entries with the SHA-256 that the entry after each has of it, or the catalog of the last that it knows.
+
+    Also looks whether the end that the catalog knows is there. An entry whose SHA-256 nobody has yet, as a crash leaves
+    it, is left out.
+
+    Raises:
+        IntegrityError: one was altered after it was written, or the chain's tail was cut off.
+    """
+    end_of_chain(archive, table_id, known)
+    data: dict[int, bytes] = {}
+
+    def read(sequence: int) -> tuple[Entry, bytes]:
+        entry, data[sequence] = read_entry(archive, table_id, sequence)
+        return entry, data[sequence]
+
+    for sequence in sequences:
+        if known and sequence == known[0]:
+            continue
+        if archive.head(manifest_key(table_id, sequence + 1)) is None:
+            continue
+        previous = read(sequence + 1)[0].previous_sha256
+        if previous != digest(data.get(sequence) or read(sequence)[1]):
+            raise IntegrityError(
+                f"manifest {sequence} of {table_id!r} is altered in {archive.url}: the one after it has another SHA-256",
+                hint="run `export-pipelines verify`; restore the archive from its copy before going on",
+            )
 
 
 def entries(archive: Store, table_id: str) -> Iterator[Entry]:

@@ -255,6 +255,9 @@ def _prepare(ctx: StepContext, window: Window) -> tuple[Statements, Archived]:
         key=lambda row: (row.record.window_end or row.started_at if row.record else row.started_at, row.generation)
     )
     found = [(row, _manifest_of(ctx, row)) for row in rows]
+    # A byte that no comparison with the catalog shows would only be seen when the receipts are written: too late.
+    numbers = [row.sequence for row in rows if row.sequence is not None]
+    chain.refuse_altered(ctx.archive, ctx.table.id, numbers, ctx.catalog.head(ctx.table.id, ctx.archive.url))
     # What was adopted from an older service proves nothing; it must not stand in the way of what was exported since.
     own = [(row, manifest) for row, manifest in found if not manifest.adopted]
     if not any(row.partition == window.partition for row, _ in own):

@@ -7,7 +7,6 @@ The points of a step are numbered as it comes by them, so that a fault can strik
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import signal
 import threading
@@ -24,6 +23,7 @@ from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.steps.context import StepContext
 from export_pipelines.stores import open_store
 from export_pipelines.windows import Window
+from tests.fault.processes import context
 from tests.support.tables import Kit
 
 POINTS = {
@@ -106,8 +106,6 @@ class Attempt:
         halt: Halt | None = None,
         sabotage: Sabotage | None = None,
     ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, *(f"export_pipelines.steps.{s}" for s in _PRELOADED), "boto3"])
         self._line, childs = context.Pipe()
         self.process = context.Process(target=_work, args=(childs, table, step, window, halt, sabotage), daemon=True)
         self.process.start()
@@ -164,9 +162,6 @@ class Attempt:
         self.process.join(30)
         self._line.close()
         return False
-
-
-_PRELOADED = ("export", "archive", "cleanup", "restore")
 
 
 def _work(

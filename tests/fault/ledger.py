@@ -9,7 +9,6 @@ becomes of it in between. Both numbers are columns of the row itself, so that th
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import time
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
+
+from tests.fault.processes import context
 
 DAYS = ("2025-01-01", "2025-01-02", "2025-01-03")
 ROWS_A_DAY = 24
@@ -105,7 +106,6 @@ class Writers:
     _processes: list[Any] = field(default_factory=list)
 
     def start(self) -> None:
-        context = multiprocessing.get_context("forkserver")
         for n in range(self.number):
             process = context.Process(target=write, args=(self.url, self.seed * 10 + n), daemon=True)
             process.start()

@@ -99,9 +99,15 @@ def folder_objects(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def bucket_objects(client: Any, bucket: str, prefix: str) -> dict[str, bytes]:
-    """All objects of a bucket below a prefix."""
+def bucket_objects(client: Any, bucket: str, prefix: str, seen: dict[tuple[str, str], bytes]) -> dict[str, bytes]:
+    """All objects of a bucket below a prefix. What was `seen` and has the same ETag is not read again."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
-    shown = [key for key in keys if not key.removeprefix(prefix).startswith(".")]
-    return {key.removeprefix(prefix): client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in shown}
+    found = {}
+    for item in (item for page in pages for item in page.get("Contents", ())):
+        key, mark = item["Key"], (item["Key"], item["ETag"])
+        if key.removeprefix(prefix).startswith("."):
+            continue
+        if mark not in seen:
+            seen[mark] = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        found[key.removeprefix(prefix)] = seen[mark]
+    return found

@@ -46,6 +46,7 @@ class Scenario:
         self.in_doubt = False
         folder = world.folder / f"scenario-{number}"
         name = f"t{number}_{rng.randrange(1 << 30):08x}"
+        self.client, self._seen = world.seaweed.client(), dict[tuple[str, str], bytes]()
         self.bucket = world.seaweed.new_bucket().removeprefix("s3://") if s3 else ""
         self.table = LedgerTable(world.source, world.catalog, folder, self._spec(), name=name)
         self.table.archive_url = f"s3://{self.bucket}/a" if s3 else (folder / "archive").as_uri()
@@ -159,12 +160,12 @@ class Scenario:
     def objects(self) -> dict[str, bytes]:
         """All objects of the archive."""
         if self.s3:
-            return bucket_objects(self.world.seaweed.client(), self.bucket, "a/")
+            return bucket_objects(self.client, self.bucket, "a/", self._seen)
         return folder_objects(self.table.folder / "archive")
 
     def put(self, key: str, data: bytes | None) -> None:
         """Change an object of the archive behind the program's back; None removes it."""
-        client, path = self.world.seaweed.client(), self.table.folder / "archive" / key
+        client, path = self.client, self.table.folder / "archive" / key
         if self.s3 and data is None:
             client.delete_object(Bucket=self.bucket, Key=f"a/{key}")
         elif self.s3:

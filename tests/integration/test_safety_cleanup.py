@@ -509,6 +509,20 @@ def test_nothing_is_deleted_when_a_manifest_says_something_else(daily: Kit, name
     assert len(daily.rows()) == 5
 
 
+@pytest.mark.parametrize("followed", [False, True])
+def test_nothing_is_deleted_by_a_manifest_of_which_any_byte_was_altered(daily: Kit, followed: bool) -> None:
+    """Also one that says nothing of the rows, such as the time at which it was written."""
+    daily.exported()
+    if followed:
+        daily.exported(NEXT_DAY)
+    path = min(daily.folder.glob("archive/**/manifests/*.json"))
+    entry = json.loads(path.read_text())
+    path.write_text(path.read_text().replace(entry["written"], "2030-01-01T00:00:00Z"))
+    with pytest.raises(IntegrityError, match="is altered"):
+        daily.cleanup()
+    assert len(daily.rows()) == 5
+
+
 def test_a_manifest_of_another_archive_proves_nothing(daily: Kit) -> None:
     daily.exported()
     other = replace(daily, folder=daily.folder / "other")
