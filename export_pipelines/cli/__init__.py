@@ -40,7 +40,7 @@ _COMMANDS = {
     "run": _Entry("run", "Export, archive and clean up partitions, as Dagster runs."),
     "plan": _Entry("plan", "Show what a cleanup would delete; deletes nothing."),
     "verify": _Entry("archive", "Read the archive again and compare it with its manifests."),
-    "restore": _Entry("archive", "Bring archived partitions back into a table."),
+    "restore": _Entry("restore", "Bring archived partitions back into a table or a file."),
     "adopt": _Entry("archive", "Take the files of an older export service into the archive."),
     "sweep": _Entry("archive", "Remove what broken-off attempts left behind."),
     "hold": _Entry("holds", "Exempt a table or a partition from cleanup."),

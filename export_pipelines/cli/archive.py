@@ -1,4 +1,4 @@
-"""Commands that work on what is archived and stored: verify, restore, adopt, sweep."""
+"""Commands that work on what is archived and stored: verify, adopt, sweep."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _following(name: str) -> Iterator[Callable[[Progress], None]]:
+def following(name: str) -> Iterator[Callable[[Progress], None]]:
     """A bar for a step that does not know how much there is to do."""
     bar = output.bar()
     bar.start(name, None)
@@ -67,8 +67,8 @@ def _verify(project: Opened, names: Sequence[str], partition: str | None, *, hea
     from export_pipelines.steps.verify import verify_table
 
     reports = []
-    with _following("verifying") as progress:
-        for store, table in _archived(project, names):
+    with following("verifying") as progress:
+        for store, table in archived_tables(project, names):
             head = project.catalog.head(table, store.url) if heads else None
             reports.append(
                 verify_table(store, table, partition=partition, head=head, progress=progress, keyring=project.keyring)
@@ -76,7 +76,7 @@ def _verify(project: Opened, names: Sequence[str], partition: str | None, *, hea
     return reports
 
 
-def _archived(project: Opened, names: Sequence[str]) -> list[tuple[Store, str]]:
+def archived_tables(project: Opened, names: Sequence[str]) -> list[tuple[Store, str]]:
     """The archives and the tables in them, those too that are defined no more."""
     from export_pipelines.cli.project import fits, is_pattern
     from export_pipelines.steps.verify import tables_in
@@ -143,42 +143,6 @@ def _tell_reports(reports: Sequence[VerifyReport]) -> None:
             )
 
 
-@click.command("restore")
-@click.argument("table")
-@click.option("--partition", metavar="KEY", help="One partition.")
-@click.option("--all", "everything", is_flag=True, help="All partitions.")
-@click.option("--into", required=True, metavar="NAME", help="Table to restore into: `name` or `schema.name`.")
-@click.option("--connection", metavar="NAME", help="Connection in resources/; the table's own when absent.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def restore_command(
-    table: str, partition: str | None, everything: bool, into: str, connection: str | None, as_json: bool
-) -> None:
-    """Bring archived partitions back into a table: a new one, or one that is empty and has the columns.
-
-    One transaction: after an error the target is as it was.
-    """
-    if bool(partition) == everything:
-        raise click.UsageError("give --partition KEY, or --all")
-    from export_pipelines.cli.project import opened
-    from export_pipelines.steps.restore import restore_partition
-
-    with opened() as project, _following(f"restoring {table}") as progress:
-        ((store, table_id),) = _archived(project, [table])[:1]
-        target = project.source(connection or _connection_of(project, table_id))
-        result = restore_partition(store, table_id, partition, target, into, progress=progress, keyring=project.keyring)
-    if as_json:
-        output.as_json({"table": table_id, "into": into, **asdict(result)})
-        return
-    made = "made and filled" if result.created else "filled"
-    rows, partitions = output.count(result.rows, "row"), output.count(len(result.partitions), "partition")
-    click.echo(f"{into} was {made}: {rows} of {partitions} from {output.count(result.artifacts, 'file')}")
-
-
-def _connection_of(project: Opened, table_id: str) -> str:
-    known = project.project.tables.get(table_id)
-    return known.table.spec.connection if known else "source"
-
-
 @click.command("adopt")
 @click.argument("table")
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -193,10 +157,16 @@ def adopt_command(table: str, folder: Path, dry_run: bool, as_json: bool) -> int
     from export_pipelines.cli.project import opened
     from export_pipelines.steps.adopt import adopt_folder
 
-    with opened() as project, _following(f"adopting {folder}") as progress:
+    with opened() as project, following(f"adopting {folder}") as progress:
         found = project.table(table)
         adopted = adopt_folder(
-            found, folder, project.archive(found), project.catalog, dry_run=dry_run, progress=progress
+            found,
+            folder,
+            project.archive(found),
+            project.catalog,
+            dry_run=dry_run,
+            progress=progress,
+            signer=project.signing.signer,
         )
     problems = [each for each in adopted if each.problem]
     if as_json:
