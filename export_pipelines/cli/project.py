@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from export_pipelines.catalog import Catalog
     from export_pipelines.components.project import Project
     from export_pipelines.formats.encryption import Keyring
+    from export_pipelines.signing import SigningKeys
     from export_pipelines.sources.postgres import PostgresSource
     from export_pipelines.steps.context import StepContext
     from export_pipelines.stores.base import Store
@@ -126,6 +127,12 @@ class Opened:
 
         return sum((self.resource(key) for key in self.project.identities), NO_KEYS)
 
+    @cached_property
+    def signing(self) -> SigningKeys:
+        """The keys that manifests are signed and checked with."""
+        found: SigningKeys = self.resource("signing")
+        return found
+
     def archive(self, table: TableDefinition) -> Store:
         """The long-term store of a table."""
         store: Store = self.resource(table.spec.archive)
@@ -147,6 +154,7 @@ class Opened:
             archive=self.archive(table),
             catalog=self.catalog,
             keyring=self.keyring,
+            signer=self.signing.signer,
             **more,
         )
 

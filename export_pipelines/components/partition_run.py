@@ -237,6 +237,7 @@ def run_partitions(context: dg.AssetExecutionContext, table: TableDefinition, id
         run_id=context.run.run_id,
         upstream_run_id=context.run.tags.get(UPSTREAM_TAG, ""),
         progress=reporter,
+        signer=context.resources.signing.open().signer,
         keyring=sum((getattr(context.resources, key).open() for key in identities), NO_KEYS),
     )
     run = PartitionRun(context, table, step, stages, _done_before(context, table))

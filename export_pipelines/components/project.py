@@ -33,6 +33,8 @@ from export_pipelines.components.resources import (
     PostgresConnectionSpec,
     ResourceSpec,
     S3StoreSpec,
+    SigningKeyResource,
+    SigningKeySpec,
     StoreSpec,
 )
 from export_pipelines.components.schedules import export_schedules
@@ -57,6 +59,7 @@ RESOURCES: dict[str, type[ResourceSpec]] = {
     "S3Store": S3StoreSpec,
     "Store": StoreSpec,
     "AgeIdentity": AgeIdentitySpec,
+    "SigningKey": SigningKeySpec,
 }
 """Types of the documents in resources/."""
 
@@ -185,6 +188,9 @@ def _load_resources(project: Project) -> None:
             project.encryption[spec.resource_key] = spec.encryption
 
     _each_document(project, "resources", add)
+    if not any("SigningKey" in (each.folder / "defs.yaml").read_text(errors="replace") for each in project.broken):
+        # Where the key's own document is broken, tables are too, rather than unsigned.
+        project.resources.setdefault("signing", SigningKeyResource())
 
 
 def _load_schedules(project: Project) -> None:

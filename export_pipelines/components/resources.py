@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 import dagster as dg
@@ -13,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from export_pipelines.catalog import Catalog
 from export_pipelines.errors import RequestError
 from export_pipelines.formats.encryption import Keyring
+from export_pipelines.signing import SigningKeys, read_key_file, read_public_key, read_signer
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.encryption import EncryptionSpec
 from export_pipelines.specs.model import SpecModel
@@ -136,6 +138,36 @@ class AgeIdentitySpec(ResourceSpec):
         return AgeIdentityResource(file=self.file, env=self.env)
 
 
+class SigningKeySpec(ResourceSpec):
+    """The Ed25519 key pair that manifests are signed with. The private key is never shown or logged.
+
+    With `public_keys` alone nothing is signed here, and signatures are checked.
+    """
+
+    resource_key: Literal["signing"] = "signing"
+    """Always `signing`: a project signs with one key."""
+    file: str | None = None
+    """An absolute path (`~` allowed) of the private key in PEM, as `export-pipelines keygen` writes it."""
+    env: str | None = Field(default=None, pattern=r"^\w+$")
+    """Name of a variable with the private key in PEM."""
+    public_keys: tuple[str, ...] = ()
+    """Absolute paths of more public keys in PEM whose signatures are valid: those of earlier pairs."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SigningKeySpec:
+        if self.file is not None and self.env is not None:
+            raise ValueError("give either `file` or `env`")
+        if not (self.file or self.env or self.public_keys):
+            raise ValueError("give `file` or `env`, or `public_keys` to check signatures only")
+        if any(not each.startswith(("/", "~")) for each in (self.file or "/", *self.public_keys)):
+            # What is given is not repeated: it may be the key itself.
+            raise ValueError("`file` and `public_keys` are absolute paths")
+        return self
+
+    def resource(self) -> SigningKeyResource:
+        return SigningKeyResource(file=self.file, env=self.env, public_keys=list(self.public_keys))
+
+
 class FilesystemStoreSpec(ResourceSpec):
     """A folder."""
 
@@ -214,6 +246,30 @@ class AgeIdentityResource(dg.ConfigurableResource[Any]):
     def open(self) -> Keyring:
         """The place, unread."""
         return Keyring((self.file,) if self.file else (), (self.env,) if self.env else ())
+
+
+class SigningKeyResource(dg.ConfigurableResource[Any]):
+    """Where the signing key is; without either place nothing is signed. It is read when a run begins, and is no part of
+    any configuration."""
+
+    file: str | None = None
+    env: str | None = None
+    public_keys: list[str] = Field(default_factory=list)
+
+    def open(self) -> SigningKeys:
+        """Read the keys. Raises RequestError if one cannot be read: nothing is left unsigned by mistake."""
+        others = tuple(read_public_key(Path(each).expanduser()) for each in self.public_keys)
+        if self.file:
+            signer = read_signer(read_key_file(Path(self.file).expanduser()), self.file, others)
+        elif self.env:
+            signer = read_signer(_variable(self.env).encode(), f"variable {self.env}", others)
+        else:
+            return SigningKeys(None, others)
+        return SigningKeys(signer, signer.keys)
+
+
+def _variable(name: str) -> str:
+    return from_environment(FromEnvironment(env=name))
 
 
 class StoreResource(dg.ConfigurableResource[Any]):

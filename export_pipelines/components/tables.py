@@ -86,7 +86,7 @@ def job_name(table: TableDefinition, stage: Stage | str) -> str:
 
 def required_resources(table: TableDefinition) -> set[str]:
     """Keys of the resources which a table's steps use."""
-    return {table.spec.connection, table.spec.store, table.spec.archive, "catalog"}
+    return {table.spec.connection, table.spec.store, table.spec.archive, "catalog", "signing"}
 
 
 def _source_spec(table: TableDefinition) -> dg.AssetSpec:

@@ -31,6 +31,7 @@ from export_pipelines.components.resources import (
     PostgresConnectionSpec,
     ResourceSpec,
     S3StoreSpec,
+    SigningKeySpec,
     StoreSpec,
 )
 from export_pipelines.errors import RequestError, SpecErrors
@@ -48,6 +49,7 @@ __all__ = [
     "FilesystemStore",
     "PostgresConnection",
     "S3Store",
+    "SigningKey",
     "Store",
     "UpstreamSensor",
 ]
@@ -166,6 +168,13 @@ class Store(ResourceShell):
     """A store whose kind its URL decides."""
 
     model = StoreSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class SigningKey(ResourceShell):
+    """The key pair that manifests are signed with."""
+
+    model = SigningKeySpec
 
 
 class AutomationShell(Shell):

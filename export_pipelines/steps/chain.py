@@ -19,6 +19,9 @@ from export_pipelines.manifest import (
     to_bytes,
 )
 from export_pipelines.naming import table_folder
+from export_pipelines.signing import Signer
+from export_pipelines.steps.chain_keys import manifest_key as manifest_key  # noqa: PLC0414  # part of what this module offers
+from export_pipelines.steps.signatures import seal
 from export_pipelines.stores.base import Store
 
 E_ = TypeVar("E_", ArtifactManifest, CleanupReceipt, ExpireTombstone)
@@ -26,24 +29,30 @@ E_ = TypeVar("E_", ArtifactManifest, CleanupReceipt, ExpireTombstone)
 _RACES = 1000
 
 
-def manifest_key(table_id: str, sequence: int) -> str:
-    """Key of an entry of the chain."""
-    return f"{table_folder(table_id)}/manifests/{sequence:08d}.json"
-
-
 def append(
     archive: Store,
     table_id: str,
     known: tuple[int, str] | None,
     make: Callable[[int, str, datetime], E_],
+    signer: Signer | None = None,
 ) -> tuple[E_, str]:
     """Write the next entry of a chain, made from its sequence, the SHA-256 of the entry before, and the time.
 
     `known` is the last entry that the catalog knows; the true end is searched from there. Create-if-absent gives the
-    number to one writer; others take the next one. Returns the entry and its SHA-256.
+    number to one writer; others take the next one. With a `signer` it is signed right after. Returns the entry and its
+    SHA-256.
 
-    Crash: the entry is there whole, or not at all.
+    Crash: the entry is there whole, or not at all. Its signature may be missing: the next entry brings it.
     """
+    entry, data = _append(archive, table_id, known, make)
+    if signer is not None:
+        seal(archive, table_id, entry.sequence, data, signer)
+    return entry, digest(data)
+
+
+def _append(
+    archive: Store, table_id: str, known: tuple[int, str] | None, make: Callable[[int, str, datetime], E_]
+) -> tuple[E_, bytes]:
     sequence, previous = end_of_chain(archive, table_id, known)
     for _ in range(_RACES):
         entry = make(sequence + 1, previous, datetime.now(UTC))
@@ -53,10 +62,10 @@ def append(
         except ObjectExists:
             if archive.get(manifest_key(table_id, sequence + 1)) == data:
                 # The store did write it, and its answer was lost.
-                return entry, digest(data)
+                return entry, data
             sequence, previous = end_of_chain(archive, table_id, (sequence, previous) if sequence else None)
             continue
-        return entry, digest(data)
+        return entry, data
     raise IntegrityError(f"the chain of {table_id!r} grew {_RACES} times while one entry was written")
 
 

@@ -218,6 +218,7 @@ def _bury(ctx: StepContext, each: Attempt, manifest: ArtifactManifest, reason: s
         ctx.table.id,
         ctx.catalog.head(ctx.table.id, ctx.archive.url),
         _tombstone(ctx, manifest, reason, only_copy=only_copy),
+        ctx.signer,
     )
     ctx.catalog.advance_head(ctx.table.id, ctx.archive.url, entry.sequence, sha256)
     each.tombstones[manifest.sequence] = entry

@@ -47,6 +47,7 @@ def _write(ctx: StepContext, partition: str, artifact_sequence: int, proof: str,
             proof=proof,  # type: ignore[arg-type]
             transactions=tuple(str(batch.source_xid) for batch in batches),
         ),
+        ctx.signer,
     )
     ctx.catalog.advance_head(ctx.table.id, ctx.archive.url, entry.sequence, sha256)
     ctx.catalog.note_receipt([batch.id for batch in batches], entry.sequence)
