@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from export_pipelines.cli import output
-from export_pipelines.errors import CatalogError, ExportPipelinesError, SpecError
+from export_pipelines.errors import CatalogError, ExportPipelinesError, RequestError, SpecError
 
 if TYPE_CHECKING:
     from export_pipelines.cli.inspection import TableFindings
@@ -64,7 +64,10 @@ def _check_files(project: Opened, names: Sequence[str], found: Findings) -> list
     found.looked_at = len(tables)
     found.errors += [error for each in broken for error in each.errors]
     sound = []
+    has_identity = _has_identity(project, found)
     for table in tables:
+        if table.spec.encryption and not has_identity:
+            found.warnings.append(_no_identity(table))
         errors = check_sql(table)
         found.errors += errors
         if not errors:
@@ -72,6 +75,36 @@ def _check_files(project: Opened, names: Sequence[str], found: Findings) -> list
     if not names:
         found.errors += _dagster_errors(project.project)
     return sound
+
+
+def _has_identity(project: Opened, found: Findings) -> bool:
+    """Whether there is anything here that opens an encrypted file; what is wrong with an identity is an error."""
+    from export_pipelines.cli.places import resource_error
+
+    there = False
+    for key in project.project.identities:
+        try:
+            keyring = project.resource(key)
+            there = bool(keyring.identities()) or there
+        except ExportPipelinesError as error:
+            found.errors.append(resource_error(project.settings.root, key, error))
+            continue
+        for name in keyring.open_to_others():
+            warning = RequestError(f"identity file {name} can be read by others", hint=f"chmod 600 {name}")
+            found.warnings.append(resource_error(project.settings.root, key, warning))
+    return there
+
+
+def _no_identity(table: TableDefinition) -> SpecError:
+    from export_pipelines.cli.places import table_error
+
+    return table_error(
+        table,
+        "the files are encrypted, and no identity is here: verify compares stored bytes and counts no rows, restore "
+        "cannot open them, and a cleanup by key or by content is refused",
+        ("encryption",),
+        "that is as it should be on a machine that only writes; else add export_pipelines.AgeIdentity to resources/",
+    )
 
 
 def _dagster_errors(project: Project) -> list[SpecError]:
@@ -99,12 +132,22 @@ def _check_live(project: Opened, tables: Sequence[TableDefinition], found: Findi
             found.tables.append(result)
             found.errors += result.errors
             found.warnings += result.warnings
+            if _cannot_clean_up(project, table, result):
+                found.errors.append(_no_identity(table))
     stores = {key for table in tables for key in (table.spec.store, table.spec.archive)}
     if everything:
         stores |= _keys_of(project.project, "StoreResource")
     for key in sorted(stores):
         _passes(project, key, lambda store: store.probe(), found)
     _check_catalog(project, found)
+
+
+def _cannot_clean_up(project: Opened, table: TableDefinition, result: TableFindings) -> bool:
+    """Whether the rows are proved by an encrypted sidecar which nothing here opens."""
+    from export_pipelines.specs.table import CleanupMode
+
+    by_key = (result.proof or "").startswith("by key") and table.spec.cleanup.mode is not CleanupMode.OFF
+    return by_key and table.spec.encryption is not None and not project.keyring.identities()
 
 
 def _keys_of(project: Project, kind: str) -> set[str]:

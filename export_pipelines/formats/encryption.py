@@ -73,6 +73,11 @@ class Keyring:
             found += _identities(os.environ.get(name, ""), f"variable {name}")
         return found
 
+    def open_to_others(self) -> list[str]:
+        """Files that their owner is not alone to read."""
+        paths = [Path(name).expanduser() for name in self.files]
+        return [str(path) for path in paths if path.exists() and path.stat().st_mode & 0o077]
+
     def __add__(self, other: Keyring) -> Keyring:
         return Keyring(self.files + other.files, self.variables + other.variables)
 

@@ -17,6 +17,7 @@ import pytest
 
 from export_pipelines.catalog import Catalog
 from export_pipelines.catalog.migrate import migrate
+from export_pipelines.formats.encryption import NO_KEYS, Keyring
 from export_pipelines.local.postgres import Address
 from export_pipelines.manifest import ArtifactManifest, ExportRecord
 from export_pipelines.sources.postgres import PostgresSource
@@ -25,8 +26,11 @@ from export_pipelines.steps import chain
 from export_pipelines.steps.archive import ArchiveResult, archive_partition
 from export_pipelines.steps.cleanup import CleanupPlan, CleanupResult, cleanup_partition, plan_cleanup
 from export_pipelines.steps.context import StepContext
+from export_pipelines.steps.expire import ExpireResult, expire_table
 from export_pipelines.steps.export import export_partition
-from export_pipelines.steps.restore import restore_partition
+from export_pipelines.steps.merge import OnConflict
+from export_pipelines.steps.pieces import Archived, Choice
+from export_pipelines.steps.restore import RestoreResult, restore_partition, restore_table
 from export_pipelines.stores import open_store
 from export_pipelines.windows import SNAPSHOT, Window
 from tests.support.servers import new_database
@@ -48,6 +52,7 @@ class Kit:
     delete: str | None = None
     window: Window = WHOLE
     name: str = "t"
+    keyring: Keyring = NO_KEYS
 
     @property
     def table(self) -> TableDefinition:
@@ -75,6 +80,7 @@ class Kit:
             archive=open_store((self.folder / "archive").as_uri()),
             catalog=Catalog(self.catalog_url),
             run_id="run",
+            keyring=self.keyring,
         )
 
     @contextmanager
@@ -109,6 +115,10 @@ class Kit:
     def plan(self, window: Window | None = None) -> CleanupPlan:
         with self.opened() as context:
             return plan_cleanup(context, window or self.window)
+
+    def expire(self, **options: Any) -> ExpireResult:
+        with self.opened() as context:
+            return expire_table(context, **options)
 
     # The database
 
@@ -152,8 +162,19 @@ class Kit:
             partition,
             PostgresSource(self.database),
             into,
+            keyring=self.keyring,
         )
         return sorted(self.sql(f"SELECT {columns} FROM {into}"))
+
+    def bring_back(self) -> RestoreResult:
+        """Restore everything over the table `back`, replacing what it has."""
+        return restore_table(
+            Archived(open_store((self.folder / "archive").as_uri()), self.table.id),
+            Choice(),
+            PostgresSource(self.database),
+            "back",
+            on_conflict=OnConflict.REPLACE,
+        )
 
     def visible_files(self, store: str = "exports") -> list[str]:
         """Published objects of a store."""
