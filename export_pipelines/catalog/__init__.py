@@ -19,12 +19,13 @@ import psycopg2
 
 from export_pipelines.catalog.fence import Fence, Ranges, count
 from export_pipelines.catalog.holds import HoldRow, Holds
+from export_pipelines.catalog.verifications import VerificationRow, Verifications
 from export_pipelines.errors import CatalogError, PartitionBusy, SourceError
 from export_pipelines.manifest import ExportRecord
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.sql import quote_identifier
 
-__all__ = ["BatchRow", "Catalog", "CleanupRow", "ExportRow", "HoldRow", "Ranges", "count"]
+__all__ = ["BatchRow", "Catalog", "CleanupRow", "ExportRow", "HoldRow", "Ranges", "VerificationRow", "count"]
 
 _PING_AFTER_SECONDS = 20
 
@@ -94,7 +95,7 @@ _PUBLISHED = ("exported", "archived", "expiring")
 _BATCH = "SELECT id, export_id, bucket, state, source_xid, rows, deleted, proof, receipt_sequence FROM cleanup_batch "
 
 
-class Catalog(Holds, Fence):
+class Catalog(Holds, Fence, Verifications):
     """Access to the catalog. Connects when first used, and again after a lost connection; one transaction a call."""
 
     def __init__(self, url: str, schema: str = "export_pipelines") -> None:
@@ -154,6 +155,14 @@ class Catalog(Holds, Fence):
                 "UPDATE export SET state = 'failed', error = %s, finished_at = now() "
                 "WHERE id = %s AND state = 'running'",
                 (error[:2000], export_id),
+            )
+
+    def give_up_export(self, export_id: int, reason: str) -> None:
+        """Note that a published export will never be archived."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "UPDATE export SET state = 'failed', error = %s WHERE id = %s AND state = 'exported'",
+                (reason, export_id),
             )
 
     def exports(

@@ -65,7 +65,7 @@ def archive_partition(ctx: StepContext, window: Window) -> ArchiveResult:
         # that was killed may have left a batch of which only the source knows whether it was deleted.
         settle_open_batches(ctx, window.partition)
         write_receipts(ctx, window.partition)
-        pending = [row for row in rows if row.state == "exported"]
+        pending = _to_archive(ctx, [row for row in rows if row.state == "exported"])
         new = [_archive(ctx, window, row) for row in pending]
         before = [
             chain.artifact_at(ctx.archive, ctx.table.id, row.sequence)
@@ -74,6 +74,30 @@ def archive_partition(ctx: StepContext, window: Window) -> ArchiveResult:
         ]
     size = sum(manifest.file.size for manifest in new)
     return ArchiveResult((*before, *new), len(new), size, time.monotonic() - begun)
+
+
+def _to_archive(ctx: StepContext, pending: list[ExportRow]) -> list[ExportRow]:
+    """Exports to archive, without those that are damaged and that a later one stands in for: they are given up.
+
+    Nothing was deleted by what was never archived, so a later export has all that is still there.
+    """
+    kept = []
+    for row in pending:
+        if row is not pending[-1] and not _intact(ctx.exports, row):
+            ctx.catalog.give_up_export(row.id, "its file is damaged or gone; a later export stands in for it")
+        else:
+            kept.append(row)
+    return kept
+
+
+def _intact(exports: Store, row: ExportRow) -> bool:
+    """Whether the files of an export are what it wrote."""
+    try:
+        for proof in filter(None, (row.record.file, row.record.identity.file) if row.record else ()):
+            read_back(exports, proof, None)
+    except (IntegrityError, ObjectMissing):
+        return False
+    return True
 
 
 def _archive(ctx: StepContext, window: Window, row: ExportRow) -> ArtifactManifest:

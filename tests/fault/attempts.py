@@ -15,13 +15,14 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Literal, Protocol
 
 from export_pipelines.catalog import Catalog
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.steps.context import StepContext
-from export_pipelines.stores import open_store
+from export_pipelines.stores import Store, open_store
 from export_pipelines.windows import Window
 from tests.fault.processes import context
 from tests.support.tables import Kit
@@ -84,10 +85,16 @@ class LedgerTable(Kit):
             table=self.table,
             source=PostgresSource(self.database),
             exports=open_store((self.folder / "exports").as_uri()),
-            archive=open_store(self.archive_url),
+            archive=_store(self.archive_url, os.environ.get("AWS_ENDPOINT_URL", "")),
             catalog=Catalog(self.catalog_line or self.catalog_url),
             run_id="run",
         )
+
+
+@cache
+def _store(url: str, endpoint: str) -> Store:
+    """A client of S3 takes long to make."""
+    return open_store(url)
 
 
 class Interrupted(BaseException):

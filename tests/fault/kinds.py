@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -118,15 +118,19 @@ def _deadlocked(s: Scenario, step: str, day: str) -> bool:
     """Another session has the second row, and wants the first, which the cleanup has."""
     with rival(s.world.source) as cursor:
         cursor.execute("SET statement_timeout = '10s'")
-        first, second = _first_rows(cursor, day)
-        cursor.execute("SELECT FROM t WHERE id = %s FOR UPDATE", (second,))
+        rows = _archived_rows(s, cursor, day)
+        if len(rows) < 2:
+            return False
+        first, second = rows
+        with suppress(psycopg2.errors.SerializationFailure):
+            cursor.execute("SELECT FROM t WHERE id = %s FOR UPDATE", (second,))
         attempt = s.attempt(step, day)
         if not _waits(s, attempt):
             cursor.connection.rollback()
             s.ended(step, attempt)
             return False
         begun = time.monotonic()
-        with suppress(psycopg2.errors.DeadlockDetected, psycopg2.errors.QueryCanceled):
+        with suppress(psycopg2.Error):
             cursor.execute("SELECT FROM t WHERE id = %s FOR UPDATE", (first,))
         waited = time.monotonic() - begun > 0.03
         cursor.connection.rollback()
@@ -137,8 +141,9 @@ def _deadlocked(s: Scenario, step: str, day: str) -> bool:
 def _conflict(s: Scenario, step: str, day: str) -> bool:
     """A row that the cleanup waits for was changed when it gets it: a serialization failure."""
     with rival(s.world.source) as cursor:
-        for row in _first_rows(cursor, day):
-            cursor.execute("UPDATE t SET note = 'changed' WHERE id = %s", (row,))
+        rows = _archived_rows(s, cursor, day)
+        with suppress(psycopg2.errors.SerializationFailure):
+            cursor.execute("UPDATE t SET note = 'changed' WHERE id = ANY (%s)", (rows,))
         attempt = s.attempt(step, day)
         waits = _waits(s, attempt)
         cursor.connection.commit()
@@ -146,28 +151,31 @@ def _conflict(s: Scenario, step: str, day: str) -> bool:
         return waits
 
 
-def _first_rows(cursor: Any, day: str) -> tuple[Any, Any]:
-    """Two rows of a day that lie next to each other."""
-    cursor.execute(
-        "SELECT id FROM t WHERE at >= %s AND at < %s::timestamptz + interval '1 day' ORDER BY tableoid, ctid LIMIT 2",
-        (day, day),
-    )
-    (first,), (second,) = cursor.fetchall()
-    return first, second
+def _archived_rows(s: Scenario, cursor: Any, day: str) -> list[Any]:
+    """Two rows of a day that lie next to each other, in the state in which the last archived file has them."""
+    versions = [int(record["version"]) for record in s.newest_records(day)]
+    cursor.execute("SELECT id FROM t WHERE version = ANY (%s) ORDER BY tableoid, ctid LIMIT 2", (versions,))
+    return [row[0] for row in cursor.fetchall()]
 
 
 def _waits(s: Scenario, attempt: Attempt) -> bool:
-    """Whether the program comes to wait for a row that another session of ours has."""
+    """Whether the program comes to wait for a row that another session of ours has, and not for a writer's."""
     query = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-        "AND application_name = 'export_pipelines' AND wait_event_type = 'Lock' "
-        "AND EXISTS (SELECT FROM pg_stat_activity AS b WHERE b.pid = ANY (pg_blocking_pids(pg_stat_activity.pid)) "
-        "AND b.application_name = 'suite')"
+        "SELECT b.application_name FROM pg_stat_activity AS a, pg_stat_activity AS b WHERE a.wait_event_type = 'Lock' "
+        "AND a.application_name = 'export_pipelines' AND a.datname = current_database() "
+        "AND b.pid = ANY (pg_blocking_pids(a.pid))"
     )
-    while attempt.running():
-        if run_sql(s.world.source, query)[0][0]:
-            return True
-        time.sleep(0.005)
+    behind_writers = 0
+    with closing(psycopg2.connect(s.world.source, application_name="suite")) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        while attempt.running() and behind_writers < 20:
+            cursor.execute(query)
+            blocking = {row[0] for row in cursor.fetchall()}
+            if "suite" in blocking:
+                return True
+            behind_writers += bool(blocking)
+            time.sleep(0.005)
     return False
 
 

@@ -20,7 +20,7 @@ from tests.fault.scenario import Scenario
 from tests.fault.world import World, new_world
 
 TRIES = 60
-FAULTS_A_SCENARIO = 14
+FAULTS_A_SCENARIO = 10
 
 
 @dataclass
@@ -60,7 +60,7 @@ def soak(world: World, seed: int, faults: int, tell: Callable[[str], None] = pri
     tally, begun = Tally(seed), time.monotonic()
     decks: dict[bool, list[Kind]] = {True: [], False: []}
     while tally.struck.total() < faults:
-        s3 = tally.scenarios % 4 == 1
+        s3 = tally.scenarios % 5 == 1
         scenario = Scenario(world, random.Random(rng.randrange(1 << 62)), tally.scenarios, s3=s3)
         history: list[str] = []
         try:

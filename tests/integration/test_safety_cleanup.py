@@ -540,6 +540,8 @@ def test_a_damaged_export_is_not_archived_and_the_next_export_makes_another(dail
     assert (again.unchanged, again.generation) == (False, 2)
     with pytest.raises(CleanupRefused):
         daily.cleanup()
+    assert [m.export.generation for m in daily.archive().manifests] == [2]
+    assert daily.cleanup().deleted == 5
 
 
 def test_a_damaged_archive_is_replaced_by_the_next_export(daily: Kit) -> None:
