@@ -17,8 +17,10 @@ from export_pipelines.steps.pieces import Archived, Choice, pieces_of, reporter
 from export_pipelines.steps.target import Target, begin_locked, create, existing, target_name
 from export_pipelines.stores.base import Store
 
-_DENIED = "42501"
-_LACKING = "the role needs SELECT, INSERT and (to replace) UPDATE on the table, CREATE on its schema to make it"
+_HINTS = {
+    "42501": "the role needs SELECT, INSERT and (to replace) UPDATE on the table, CREATE on its schema to make it",
+    "23505": "the archive has several versions of a row: `--on-conflict replace` keeps the one exported last",
+}
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _as_target_errors(name: str) -> Iterator[None]:
     try:
         yield
     except SourceError as error:
-        hint = _LACKING if error.code == _DENIED else error.hint
+        hint = _HINTS.get(error.code, error.hint)
         raise TargetError(
             f"restore into {name} failed: {error.message}",
             hint=hint or "nothing was restored; mend the target, and run the restore again",

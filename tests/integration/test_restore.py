@@ -11,8 +11,8 @@ import pytest
 
 from export_pipelines.errors import IntegrityError, RequestError, TargetError
 from export_pipelines.steps.restore import RestoreResult
-from export_pipelines.steps.target import target_name
 from export_pipelines.steps.sweep import sweep
+from export_pipelines.steps.target import target_name
 from export_pipelines.steps.verify import verify_table
 from tests.support.servers import run_sql
 from tests.support.step_tables import StepTable, new_step_table

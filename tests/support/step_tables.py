@@ -16,10 +16,14 @@ from export_pipelines.steps.chain import artifact_at, manifest_key
 from export_pipelines.steps.cleanup import CleanupResult, cleanup_partition
 from export_pipelines.steps.context import StepContext
 from export_pipelines.steps.export import export_partition
-from export_pipelines.steps.restore import RestoreResult, restore_partition
+from export_pipelines.steps.merge import OnConflict
+from export_pipelines.steps.pieces import Archived, Choice
+from export_pipelines.steps.restore import RestoreResult, restore_partition, restore_table
 from export_pipelines.stores import open_store
 from export_pipelines.windows import SNAPSHOT, Window, window_of
 from tests.support.servers import run_sql
+
+EVERYTHING = Choice()
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,16 @@ class StepTable:
     def restore(self, into: str, partition: str | None = SNAPSHOT, *, url: str = "") -> RestoreResult:
         """Restore into the source's database, or that of `url`."""
         return restore_partition(self.ctx.archive, self.id, partition, PostgresSource(url or self.url), into)
+
+    def archived(self) -> Archived:
+        """The table in its archive, as a restore is given it."""
+        spec = self.ctx.table.spec
+        return Archived(self.ctx.archive, self.id, self.ctx.keyring, spec.partitions)
+
+    def merge(self, into: str, on_conflict: str = "fail", choice: Choice = EVERYTHING, **more: Any) -> RestoreResult:
+        """Restore into a table of the source's database that may have rows."""
+        target = PostgresSource(self.url)
+        return restore_table(self.archived(), choice, target, into, on_conflict=OnConflict(on_conflict), **more)
 
     def archived_file(self, sequence: int = 1, ending: str = "") -> Path:
         """Path of an archived object that belongs to the attempt of a manifest."""
