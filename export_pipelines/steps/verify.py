@@ -1,47 +1,31 @@
-"""Verify: read a table's archive again against its manifests, with no database at hand."""
+"""Verify: read archives again against their manifests, with no database at hand; all of it, or as much as a budget
+allows, what was verified longest ago first."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from urllib.parse import unquote
 
 from pydantic import ValidationError
 
-from export_pipelines.catalog import count
-from export_pipelines.errors import (
-    ExportPipelinesError,
-    IdentityNeeded,
-    IntegrityError,
-    ObjectMissing,
-    RequestError,
-)
-from export_pipelines.formats.compression import decompressed
-from export_pipelines.formats.csv import digest_records, format_digest, records
+from export_pipelines.catalog import VerificationRow
+from export_pipelines.errors import ObjectMissing, RequestError
 from export_pipelines.formats.encryption import NO_KEYS, Keyring
-from export_pipelines.manifest import (
-    FORMAT_VERSION,
-    ArtifactManifest,
-    CleanupReceipt,
-    Entry,
-    FileProof,
-    digest,
-    from_bytes,
-)
+from export_pipelines.manifest import from_bytes
 from export_pipelines.naming import table_folder
-from export_pipelines.specs.table import Compression
-from export_pipelines.steps.chain import manifest_key
-from export_pipelines.steps.companions import check_companion
+from export_pipelines.signing import PublicKey
+from export_pipelines.steps.chain_check import ArtifactEntry, ChainCheck, Expected, check_chain, unaccounted
+from export_pipelines.steps.chain_keys import MANIFEST, SIGNATURE
 from export_pipelines.steps.context import Progress, silent
-from export_pipelines.steps.reading import StoredFile, open_stored, read_sealed
-from export_pipelines.steps.sidecar import read_buckets
+from export_pipelines.steps.file_check import FileCheck
+from export_pipelines.steps.verification import Forgetful, VerificationState
+from export_pipelines.steps.verify_workers import Task, Told, check_all
 from export_pipelines.stores.base import Store
 
-_MANIFEST = re.compile(r"(?P<folder>.+)/manifests/(?P<number>\d{8,})\.json")
+_NOTE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +46,22 @@ class VerifyReport:
     unaccounted: tuple[str, ...] = ()
     sealed: int = 0
     """Encrypted files, sidecars included, that no identity here opens."""
+    total: int = 0
+    """Artifacts in the archive, of this partition if one was asked for; those that were given up not counted."""
+    expired: int = 0
+    """Artifacts that were given up by retention."""
+    left_out: int = 0
+    """Artifacts that the budget left no room for."""
+    too_large: tuple[str, ...] = ()
+    """Files that are larger than the whole budget, so that it never has room for them."""
+    never: int = 0
+    """Artifacts that were never verified as far as is known, this time included."""
+    oldest: datetime | None = None
+    """When that artifact was verified whose verification is the oldest; of all, this time included."""
+    head: tuple[int, str] = (0, "")
+    """Number and SHA-256 of the last entry of the chain."""
+    signed: int | None = None
+    """Entries whose signature was checked and is good; None if no key was given."""
 
     @property
     def limits(self) -> str:
@@ -80,27 +80,36 @@ class VerifyReport:
         return not self.problems
 
 
-@dataclass
-class _Findings:
-    """Collected on the way."""
+@dataclass(frozen=True)
+class Target:
+    """A table in an archive, and what its chain must contain: the end that a catalog knows, or an auditor."""
 
     archive: Store
     table_id: str
-    progress: Callable[[Progress], None]
-    problems: list[str] = field(default_factory=list)
-    attempts: set[str] = field(default_factory=set)
-    keyring: Keyring = NO_KEYS
-    sealed: int = 0
-    rows: int = 0
-    bytes: int = 0
+    expected: tuple[Expected, ...] = ()
 
-    @contextmanager
-    def noted(self) -> Iterator[None]:
-        """An error of ours becomes a problem, and the work goes on."""
-        try:
-            yield
-        except ExportPipelinesError as error:
-            self.problems.append(error.message)
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be read at most, in stored bytes of files, and for how long. Chains are always read whole."""
+
+    bytes: int | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class _Table:
+    """A target while it is worked on."""
+
+    target: Target
+    chain: ChainCheck
+    artifacts: list[ArtifactEntry]
+    known: dict[int, VerificationRow]
+    begun: float
+    files: list[FileCheck] = field(default_factory=list)
+    done: set[int] = field(default_factory=set)
+    too_large: list[str] = field(default_factory=list)
+    unnoted: list[VerificationRow] = field(default_factory=list)
 
 
 def verify_table(
@@ -111,64 +120,193 @@ def verify_table(
     head: tuple[int, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
     keyring: Keyring = NO_KEYS,
+    keys: Sequence[PublicKey] = (),
 ) -> VerifyReport:
-    """Check the whole chain of a table and the files of all its partitions, or of one; report every problem found.
+    """Verify one table, or one partition of it, whole and in this process. `head` is the last entry that the catalog
+    knows. See `verify_tables`."""
+    expected = (Expected(*head, "the catalog"),) if head else ()
+    (report,) = verify_tables(
+        [Target(archive, table_id, expected)], partition=partition, progress=progress, keyring=keyring, keys=keys
+    )
+    return report
+
+
+def verify_tables(
+    targets: Iterable[Target],
+    *,
+    partition: str | None = None,
+    jobs: int = 1,
+    budget: Budget = Budget(),
+    state: VerificationState | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    keyring: Keyring = NO_KEYS,
+    keys: Sequence[PublicKey] = (),
+) -> list[VerifyReport]:
+    """Check the chains of tables and the files of all their partitions, or of one; report every problem found.
 
     Of each file: size, SHA-256 of the stored and of the raw bytes, its rows counted and their digest computed again,
-    and the same of its sidecar. `head`, the last entry that the catalog knows, shows a tail that was cut off, which
-    the chain by itself cannot show. Nothing is changed; memory is bounded.
+    and the same of its sidecar. With `keys`, the signature of each entry and of the head. What a tombstone gave up may
+    be gone. An entry that a target expects shows a tail that was cut off, which a chain without a signed head cannot.
+
+    With a budget, files are taken by when `state` says that they were verified: never, then longest ago. What of a
+    problem was seen before, and is not looked at this time, is told again. Nothing in the archive is changed. Memory:
+    about a kilobyte an entry, and that of one check a process.
+
+    Crash: what was found in the last seconds is not in `state`.
 
     Raises:
-        RequestError: there is nothing of this table, or of this partition, in the archive.
-        StoreError: the archive cannot be listed. A single file that cannot be read is a problem of that file.
+        RequestError: there is nothing of a table, or of this partition, in the archive.
+        StoreError: an archive cannot be listed. A single file that cannot be read is a problem of that file.
     """
+    state = state or Forgetful()
+    deadline = None if budget.seconds is None else time.monotonic() + budget.seconds
+    tables = [_read(target, partition, keys, state) for target in targets]
+    archives = list({id(table.target.archive): table.target.archive for table in tables}.values())
+    chosen = _choose(tables, archives, budget.bytes)
+    table_of = {(task.archive, task.table_id): table for task, table in chosen}
+    noted = time.monotonic()
+    for task, result in check_all(
+        [task for task, _ in chosen],
+        archives,
+        jobs=jobs,
+        deadline=deadline,
+        keyring=keyring,
+        tell=_teller(progress or silent),
+    ):
+        _take(table_of[task.archive, task.table_id], task, result, broke_off_first=task == chosen[0][0])
+        if time.monotonic() - noted > _NOTE_SECONDS:
+            _note(tables, state)
+            noted = time.monotonic()
+    _note(tables, state)
+    return [_report(table, partition, keys) for table in tables]
+
+
+def _read(target: Target, partition: str | None, keys: Sequence[PublicKey], state: VerificationState) -> _Table:
+    """Check the chain of a target. Raises RequestError: there is nothing to verify."""
     begun = time.monotonic()
-    findings = _Findings(archive, table_id, progress or silent, keyring=keyring)
-    entries = _read_chain(findings, head)
-    artifacts = [entry for entry in entries if isinstance(entry, ArtifactManifest)]
-    receipts = [entry for entry in entries if isinstance(entry, CleanupReceipt)]
-    _refuse_nothing(findings, partition, entries)
-    for receipt in receipts:
-        _check_receipt(findings, receipt, {artifact.sequence: artifact for artifact in artifacts})
-    wanted = [a for a in artifacts if partition in (None, a.export.partition)]
-    for artifact in wanted:
-        _check_artifact(findings, artifact)
+    chain = check_chain(target.archive, target.table_id, expected=target.expected, keys=keys)
+    _refuse_nothing(chain, partition)
+    artifacts = [each for each in chain.living if partition in (None, each.partition)]
+    known = dict(state.last(target.table_id, target.archive.url))
+    return _Table(target, chain, artifacts, known, begun)
+
+
+def _refuse_nothing(chain: ChainCheck, partition: str | None) -> None:
+    if not chain.last[0] and not chain.problems:
+        raise RequestError(
+            f"nothing of {chain.table_id!r} is archived in {chain.archive.url}",
+            hint="check the table's name (`export-pipelines list`), or run its archive first",
+        )
+    known = sorted({each.partition for each in chain.artifacts.values()})
+    if partition is not None and partition not in known and not chain.problems:
+        raise RequestError(
+            f"partition {partition!r} of {chain.table_id!r} is not archived in {chain.archive.url}",
+            hint=f"there are {len(known)} partitions, {known[0]} to {known[-1]}" if known else "",
+        )
+
+
+def _choose(tables: Sequence[_Table], archives: Sequence[Store], limit: int | None) -> list[tuple[Task, _Table]]:
+    """The artifacts to read, in the order in which they are due, as far as the budget goes.
+
+    One that does not fit is passed over for smaller ones. Being the oldest, it is the first next time.
+    """
+    due = [(table, each) for table in tables for each in table.artifacts]
+    if limit is not None:
+        due.sort(key=lambda item: _verified_at(item[0], item[1]))
+    chosen, left = [], limit
+    for table, each in due:
+        if left is not None:
+            if each.total > (limit or 0):
+                table.too_large.append(f"{each.keys[0]}: {each.total} bytes")
+            if each.total > left:
+                continue
+            left -= each.total
+        number = next(n for n, archive in enumerate(archives) if archive is table.target.archive)
+        task = Task(number, table.target.table_id, each.partition, each.sequence, each.sha256, each.total)
+        chosen.append((task, table))
+    return chosen
+
+
+def _verified_at(table: _Table, artifact: ArtifactEntry) -> float:
+    row = table.known.get(artifact.sequence)
+    return row.verified_at.timestamp() if row else float("-inf")
+
+
+def _teller(progress: Callable[[Progress], None]) -> Callable[[Told], None]:
+    return lambda at: progress(Progress("verify", at.task.table_id, at.task.partition, at.rows, at.bytes))
+
+
+def _take(table: _Table, task: Task, result: FileCheck | None, *, broke_off_first: bool) -> None:
+    """Note the result of a task. What was not read to its end stays what it was, and is due again."""
+    if result is None:
+        if broke_off_first:
+            table.too_large.append(f"manifest {task.sequence}: {task.size} bytes were not read in time")
+        return
+    table.files.append(result)
+    table.done.add(task.sequence)
+    if not result.unread:
+        problem = "; ".join(result.problems)
+        row = VerificationRow(task.sequence, datetime.now(UTC), not problem, problem)
+        table.known[task.sequence] = row
+        table.unnoted.append(row)
+
+
+def _note(tables: Sequence[_Table], state: VerificationState) -> None:
+    for table in tables:
+        if table.unnoted:
+            state.note(table.target.table_id, table.target.archive.url, table.unnoted)
+            table.unnoted = []
+
+
+def _report(table: _Table, partition: str | None, keys: Sequence[PublicKey]) -> VerifyReport:
+    chain, artifacts = table.chain, table.artifacts
+    by_number = {each.sequence: each for each in artifacts}
+    files = sorted(table.files, key=lambda file: file.sequence)
+    # Of two manifests of one export, the first is counted.
+    first: dict[str, FileCheck] = {}
+    for file in files:
+        first.setdefault(by_number[file.sequence].attempt, file)
+    seen = [row for number in by_number if (row := table.known.get(number))]
+    before = [
+        f"{row.problem} (seen on {row.verified_at:%Y-%m-%d}, not read again this time)"
+        for row in seen
+        if not row.intact and row.sequence not in table.done
+    ]
     return VerifyReport(
-        table=table_id,
-        artifacts=len(findings.attempts),
-        receipts=sum(partition in (None, receipt.partition) for receipt in receipts),
-        rows=findings.rows,
-        bytes=findings.bytes,
-        seconds=time.monotonic() - begun,
-        problems=tuple(findings.problems),
-        unaccounted=tuple(unaccounted(archive, table_id, artifacts)) if partition is None else (),
-        sealed=findings.sealed,
+        table=chain.table_id,
+        artifacts=len(first),
+        receipts=sum(partition in (None, each) for each in chain.receipts),
+        rows=sum(file.rows for file in first.values()),
+        bytes=sum(by_number[file.sequence].size for file in first.values()),
+        seconds=time.monotonic() - table.begun,
+        problems=(*chain.problems, *(problem for file in files for problem in file.problems), *before),
+        unaccounted=tuple(unaccounted(chain.archive, chain.table_id, chain)) if partition is None else (),
+        sealed=sum(file.sealed for file in files),
+        total=len(artifacts),
+        expired=sum(partition in (None, chain.artifacts[number].partition) for number in chain.expired),
+        left_out=len(artifacts) - len(table.done),
+        too_large=tuple(table.too_large),
+        never=len(artifacts) - len(seen),
+        oldest=min((row.verified_at for row in seen), default=None),
+        head=chain.last,
+        signed=chain.signed if keys else None,
     )
 
 
 def tables_in(archive: Store) -> list[str]:
-    """Ids of the tables that have manifests in an archive, sorted. Lists every object once."""
+    """Ids of the tables that have manifests in an archive, or signatures of such, sorted. Lists every object once."""
     folders: dict[str, str] = {}
     for info in archive.list():
-        if (match := _MANIFEST.fullmatch(info.key)) and match["folder"] not in folders:
+        match = MANIFEST.fullmatch(info.key) or SIGNATURE.fullmatch(info.key)
+        if match and match["folder"] not in folders:
             folders[match["folder"]] = _table_id(archive, match["folder"], info.key)
     return sorted(folders.values())
 
 
-def unaccounted(archive: Store, table_id: str, artifacts: list[ArtifactManifest]) -> list[str]:
-    """Keys in the folder of a table that are neither manifests nor files which one of `artifacts` names."""
-    folder = table_folder(table_id) + "/"
-    named = {proof.key for a in artifacts for proof in a.objects}
-    keys = [info.key for info in archive.list(folder)]
-    # The folder of one table may lie in that of another: a group can have the name of a table.
-    inner = {m["folder"] + "/" for m in map(_MANIFEST.fullmatch, keys) if m} - {folder}
-    return [
-        key
-        for key in keys
-        if key not in named
-        and not ((match := _MANIFEST.fullmatch(key)) and match["folder"] + "/" == folder)
-        and not any(key.startswith(other) for other in inner)
-    ]
+def strays(archive: Store, tables: Iterable[str]) -> list[str]:
+    """Keys of an archive that are in the folder of no table."""
+    folders = tuple(table_folder(table) + "/" for table in tables)
+    return [info.key for info in archive.list() if not info.key.startswith(folders)]
 
 
 def _table_id(archive: Store, folder: str, key: str) -> str:
@@ -178,197 +316,3 @@ def _table_id(archive: Store, folder: str, key: str) -> str:
     except (ValidationError, ObjectMissing):
         return unquote(folder)
     return entry.table if table_folder(entry.table) == folder else unquote(folder)
-
-
-def _read_chain(findings: _Findings, head: tuple[int, str] | None) -> list[Entry]:
-    """All entries that can be read, in order; what is missing, altered or cut off becomes a problem."""
-    prefix = f"{table_folder(findings.table_id)}/manifests/"
-    present = {}
-    for info in findings.archive.list(prefix):
-        if match := _MANIFEST.fullmatch(info.key):
-            present[int(match["number"])] = info.key
-        else:
-            findings.problems.append(f"{info.key} is no manifest of the chain")
-    entries: list[Entry] = []
-    previous: str | None = ""
-    for number in range(1, max(present, default=0) + 1):
-        if number not in present:
-            findings.problems.append(f"manifest {manifest_key(findings.table_id, number)} is missing")
-            previous = None
-            continue
-        before, previous = previous, None
-        with findings.noted():
-            data = findings.archive.get(present[number])
-            previous = digest(data)
-            entries.append(_parsed(findings, number, data, before))
-        if head and number == head[0] and previous != head[1]:
-            findings.problems.append(f"manifest {number} is not the one that the catalog knows: its SHA-256 differs")
-    last = max(present, default=0)
-    if head and head[0] > last:
-        findings.problems.append(f"the chain ends at manifest {last}, the catalog knows {head[0]}: its tail is cut off")
-    return entries
-
-
-def _parsed(findings: _Findings, number: int, data: bytes, previous: str | None) -> Entry:
-    key = manifest_key(findings.table_id, number)
-    try:
-        entry = from_bytes(data)
-    except ValidationError as error:
-        raise IntegrityError(f"{key} is no manifest: {error.errors()[0]['msg']}") from error
-    if entry.format_version > FORMAT_VERSION:
-        raise IntegrityError(f"{key} has format version {entry.format_version}; this program knows {FORMAT_VERSION}")
-    if entry.sequence != number or entry.table != findings.table_id:
-        raise IntegrityError(f"{key} says that it is manifest {entry.sequence} of {entry.table!r}")
-    if previous is not None and entry.previous_sha256 != previous:
-        findings.problems.append(f"manifest {number} does not follow the one before: a SHA-256 differs")
-    return entry
-
-
-def _refuse_nothing(findings: _Findings, partition: str | None, entries: list[Entry]) -> None:
-    if not entries and not findings.problems:
-        raise RequestError(
-            f"nothing of {findings.table_id!r} is archived in {findings.archive.url}",
-            hint="check the table's name (`export-pipelines list`), or run its archive first",
-        )
-    known = sorted({entry.export.partition for entry in entries if isinstance(entry, ArtifactManifest)})
-    if partition is not None and partition not in known and not findings.problems:
-        raise RequestError(
-            f"partition {partition!r} of {findings.table_id!r} is not archived in {findings.archive.url}",
-            hint=f"there are {len(known)} partitions, {known[0]} to {known[-1]}" if known else "",
-        )
-
-
-def _check_receipt(findings: _Findings, receipt: CleanupReceipt, artifacts: dict[int, ArtifactManifest]) -> None:
-    artifact = artifacts.get(receipt.artifact_sequence)
-    name = f"receipt {receipt.sequence} of partition {receipt.partition}"
-    if artifact is None or artifact.export.partition != receipt.partition:
-        findings.problems.append(f"{name} is of manifest {receipt.artifact_sequence}, which is no file of it")
-        return
-    lines = sum(bucket.rows for bucket in artifact.export.identity.buckets)
-    sound = all(0 <= first <= last < lines for first, last in receipt.deleted)
-    if not sound or count(list(receipt.deleted)) != receipt.deleted_rows:
-        findings.problems.append(f"{name} names records that its file has not got, or counts them wrongly")
-
-
-def _check_artifact(findings: _Findings, manifest: ArtifactManifest) -> None:
-    """Check a file and its sidecar. The second manifest of one export is checked, but not counted."""
-    export = manifest.export
-    again = export.attempt in findings.attempts
-    if not again:
-        findings.attempts.add(export.attempt)
-        findings.bytes += manifest.file.size
-
-    def progress(rows: int, size: int) -> None:
-        findings.progress(Progress("verify", findings.table_id, export.partition, rows, size))
-
-    with findings.noted():
-        _check_same(manifest, export.file, manifest.file)
-        rows = _check_or_seal(findings, manifest.file, lambda: _check_file(findings, manifest, progress)) or 0
-        findings.rows += 0 if again else rows
-    with findings.noted():
-        if (export.identity.file is None) != (manifest.identity_file is None):
-            raise IntegrityError(f"manifest {manifest.sequence} has a sidecar in one place only")
-        if manifest.identity_file is not None and export.identity.file is not None:
-            _check_same(manifest, export.identity.file, manifest.identity_file)
-            sidecar = manifest.identity_file
-            _check_or_seal(findings, sidecar, lambda: _check_sidecar(findings, manifest, sidecar))
-    for companion in manifest.companions:
-        with findings.noted():
-            check_companion(findings.archive, companion)
-
-
-def _check_or_seal(findings: _Findings, proof: FileProof, check: Callable[[], int | None]) -> int | None:
-    """Check a file, or, if nothing here opens it, what can be known of it all the same."""
-    try:
-        return check()
-    except IdentityNeeded:
-        read_sealed(findings.archive, proof)
-        findings.sealed += 1
-        return None
-
-
-def _check_same(manifest: ArtifactManifest, exported: FileProof, archived: FileProof) -> None:
-    if exported.model_copy(update={"key": archived.key}) != archived:
-        raise IntegrityError(f"manifest {manifest.sequence}: {archived.key} was archived with other digests")
-
-
-def _check_file(findings: _Findings, manifest: ArtifactManifest, progress: Callable[[int, int], None]) -> int:
-    """Read a file once, with all checks; return its rows.
-
-    Raises:
-        IntegrityError: with all that is wrong with it in one sentence.
-    """
-    export, proof, archive = manifest.export, manifest.file, findings.archive
-    place = archive.locate(proof.key)
-    raw_sha256 = hashlib.sha256()
-    rows = total = raw_size = 0
-    wrong: list[str] = []
-    with _opened(findings, proof) as reader:
-
-        def raw() -> Iterator[bytes]:
-            nonlocal raw_size
-            for piece in decompressed(reader, Compression(export.compression), name=place):
-                raw_sha256.update(piece)
-                raw_size += len(piece)
-                yield piece
-
-        try:
-            header = export.csv.header
-            for found in records(raw(), export.csv):
-                found, header = (found[1:], False) if header and found else (found, header)
-                rows += len(found)
-                total += digest_records(found)
-                progress(rows, raw_size)
-        except IntegrityError as error:
-            wrong.append(error.message)
-            reader.drain()
-    wrong += _differences(
-        ("size", proof.size, reader.size),
-        ("SHA-256", proof.sha256, reader.hexdigest()),
-    )
-    if not wrong:
-        wrong = _differences(
-            ("size of the raw bytes", proof.raw_size, raw_size),
-            ("SHA-256 of the raw bytes", proof.raw_sha256, raw_sha256.hexdigest()),
-            ("rows", export.rows, rows),
-            ("row digest", export.row_digest, format_digest(total)),
-        )
-    if wrong:
-        raise IntegrityError(f"{place} is not what manifest {manifest.sequence} says: {'; '.join(wrong)}")
-    return rows
-
-
-def _differences(*checks: tuple[str, object, object]) -> list[str]:
-    return [f"{name} is {found}, not {expected}" for name, expected, found in checks if expected != found]
-
-
-def _check_sidecar(findings: _Findings, manifest: ArtifactManifest, proof: FileProof) -> None:
-    """Raises IntegrityError: lines, sizes or a SHA-256 of a sidecar are not what its manifest says."""
-    identity = manifest.export.identity
-    raw_sha256 = hashlib.sha256()
-    size = 0
-    with _opened(findings, proof) as stream:
-        for _, raw in read_buckets(stream, identity.model_copy(update={"file": proof})):
-            raw_sha256.update(raw)
-            size += len(raw)
-    lines = sum(bucket.rows for bucket in identity.buckets)
-    wrong = _differences(
-        ("size", proof.size, stream.size),
-        ("size of the raw bytes", proof.raw_size, size),
-        ("SHA-256 of the raw bytes", proof.raw_sha256, raw_sha256.hexdigest()),
-    )
-    if identity.mode == "row":
-        wrong += _differences(("lines", manifest.export.rows, lines))
-    if wrong:
-        raise IntegrityError(
-            f"{findings.archive.locate(proof.key)} is not what manifest {manifest.sequence} says: {'; '.join(wrong)}"
-        )
-
-
-@contextmanager
-def _opened(findings: _Findings, proof: FileProof) -> Iterator[StoredFile]:
-    try:
-        with open_stored(findings.archive, proof, findings.keyring) as stored:
-            yield stored
-    except ObjectMissing as error:
-        raise IntegrityError(f"{findings.archive.locate(proof.key)} is missing") from error

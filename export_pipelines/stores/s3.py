@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from export_pipelines.errors import ObjectExists, StoreError
@@ -51,13 +52,21 @@ class S3Store:
         self.bucket = bucket
         self.prefix = "".join(f"{part}/" for part in check_key(prefix)) if prefix else ""
         self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
-        self._make_client = client or (lambda: _make_client(endpoint_url, region))
+        self._make_client = client or partial(_make_client, endpoint_url, region)
         self._lock = threading.Lock()
         self._made: Any = None
         self._bucket_seen = False
 
     def __repr__(self) -> str:
         return f"S3Store({self.url!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which makes a client of its own."""
+        return {**self.__dict__, "_lock": None, "_made": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     @property
     def client(self) -> Any:
