@@ -43,9 +43,10 @@ _COMMANDS = {
     "restore": _Entry("restore", "Bring archived partitions back into a table or a file."),
     "adopt": _Entry("archive", "Take the files of an older export service into the archive."),
     "sweep": _Entry("archive", "Remove what broken-off attempts left behind."),
-    "hold": _Entry("holds", "Exempt a table or a partition from cleanup."),
+    "expire": _Entry("expire", "Give up the archived files that retention does not want."),
+    "hold": _Entry("holds", "Exempt a table, a partition or a range of time from cleanup and expire."),
     "unhold": _Entry("holds", "End a hold."),
-    "holds": _Entry("holds", "List the holds in force."),
+    "holds": _Entry("holds", "List the holds in force, and those of the past."),
     "migrate": _Entry("service", "Bring the catalog to the newest version."),
     "version": _Entry("service", "Print the version."),
 }

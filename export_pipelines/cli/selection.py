@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Known:
-    """What the catalog knows of a table, by partition."""
+    """What the catalog knows of a table, by partition. What is expired was exported, archived, and is done with."""
 
     table: TableDefinition
     exports: dict[str, list[ExportRow]]
@@ -27,18 +27,23 @@ class Known:
 
     @property
     def exported(self) -> set[str]:
-        """Partitions with a published file."""
+        """Partitions that were exported."""
         return set(self.exports)
 
     @property
     def archived(self) -> set[str]:
-        """Partitions of which every published generation is in the archive."""
-        return {key for key, rows in self.exports.items() if all(row.state == "archived" for row in rows)}
+        """Partitions of which every published generation is in the archive, or was until it expired."""
+        return {key for key, rows in self.exports.items() if all(map(_in_archive, rows))}
+
+    @property
+    def expired(self) -> set[str]:
+        """Partitions whose newest generation was given up: nothing of them can be cleaned up any more."""
+        return {key for key, rows in self.exports.items() if rows and rows[-1].given_up}
 
     @property
     def cleaned(self) -> set[str]:
-        """Partitions whose last cleanup left nothing, and which were not exported since."""
-        return {
+        """Partitions whose last cleanup left nothing, and which were not exported since; and those that expired."""
+        return self.expired | {
             key
             for key, row in self.cleanups.items()
             if row.complete and not any(_finished(each) > row.at for each in self.exports.get(key, ()))
@@ -50,6 +55,10 @@ class Known:
         return sum(int(row.result.get("late") or 0) for key, row in self.cleanups.items() if key not in self.cleaned)
 
 
+def _in_archive(row: ExportRow) -> bool:
+    return row.state == "archived" or row.given_up
+
+
 def _finished(row: ExportRow) -> datetime:
     return row.finished_at or row.started_at
 
@@ -57,7 +66,7 @@ def _finished(row: ExportRow) -> datetime:
 def known(catalog: Catalog, table: TableDefinition) -> Known:
     """Ask the catalog of a table."""
     exports: dict[str, list[ExportRow]] = {}
-    for row in catalog.exports(table.id):
+    for row in catalog.exports(table.id, expired=True):
         exports.setdefault(row.partition, []).append(row)
     return Known(table, exports, catalog.cleanups(table.id))
 
@@ -139,8 +148,9 @@ def is_due(table: TableDefinition, window: Window, now: datetime) -> bool:
 
 
 def totals(rows: Sequence[ExportRow]) -> dict[str, int | float | str]:
-    """Rows, bytes, seconds and row digest of generations. The digest is a sum, so it is that of all rows together."""
-    records = [row.record for row in rows if row.record is not None]
+    """Rows, bytes, seconds and row digest of generations that are there. The digest is a sum, so it is that of all rows
+    together."""
+    records = [row.record for row in rows if row.record is not None and row.state != "expired"]
     seconds = sum((record.finished - record.started).total_seconds() for record in records)
     raw = sum(record.file.raw_size for record in records)
     return {

@@ -92,16 +92,21 @@ def status_command(tables: tuple[str, ...], as_json: bool) -> None:
         return
     output.table(
         output.columns(
-            "table", "#closed", "#exported", "#archived", "#cleaned", "#rows", "#bytes", "#late", "#holds", "last run"
+            *("table", "#closed", "#exported", "#archived", "#cleaned", "#expired"),
+            *("#rows", "#bytes", "#late", "#holds", "last run"),
         ),
         [
             [
-                each["table"], each["closed"], each["exported"], each["archived"], each["cleaned"], each["rows"],
+                each["table"], each["closed"], each["exported"], each["archived"], each["cleaned"], each["expired"],
+                each["rows"],
                 output.size(each["stored_bytes"]), each["late_rows"], len(each["holds"]), each["last_run_at"],
             ]
             for each in found
         ],
     )  # fmt: skip
+    for each in found:
+        for hold in each["holds"]:
+            output.note(f"{each['table']} ({hold['what']}) is held by {hold['owner']}: {hold['reason']}")
 
 
 def _status(project: Opened, table: TableDefinition) -> dict[str, Any]:
@@ -118,14 +123,23 @@ def _status(project: Opened, table: TableDefinition) -> dict[str, Any]:
         "closed": len(windows.closed_windows(table.spec.partitions, datetime.now(UTC))),
         "exported": len(have.exported),
         "archived": len(have.archived),
-        "cleaned": len(have.cleaned),
+        "cleaned": len(have.cleaned - have.expired),
+        "expired": len(have.expired),
         **totals(rows),
         "late_rows": have.late_rows,
         "last_partition": last.partition if last else None,
         "last_run_at": at,
         "last_run_id": run_id,
         "holds": [
-            {"id": hold.id, "partition": hold.partition, "reason": hold.reason, "owner": hold.owner}
+            {
+                "id": hold.id,
+                "partition": hold.partition,
+                "from": hold.window_start,
+                "to": hold.window_end,
+                "what": hold.scope,
+                "reason": hold.reason,
+                "owner": hold.owner,
+            }
             for hold in project.catalog.holds(table.id)
         ],
     }

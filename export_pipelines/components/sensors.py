@@ -117,7 +117,8 @@ def due_cleanup_sensor(spec: DueCleanupSensorSpec, tables: Sequence[TableAssets]
 def _due(table: TableDefinition, catalog: Catalog, latest: datetime) -> list[Window]:
     """Windows that are archived, ended by `latest`, and of which a cleanup has not yet left nothing behind."""
     complete = {key for key, row in catalog.cleanups(table.id).items() if row.complete}
-    keys = {each.partition for each in catalog.exports(table.id) if each.state == "archived"} - complete
+    newest = {each.partition: each for each in catalog.exports(table.id, expired=True)}
+    keys = {key for key, each in newest.items() if each.state == "archived"} - complete
     return closed_windows_of(table, keys, latest.timestamp())
 
 
