@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from export_pipelines.catalog import ExportRow
+from export_pipelines.errors import ObjectMissing
 from export_pipelines.manifest import ExportRecord
 from export_pipelines.scratch import scratch_database
 from export_pipelines.sources.postgres import Session
@@ -41,13 +42,21 @@ def not_yet_archived(ctx: StepContext, window: Window, session: Session, plan: I
 
 
 def _latest_generations(ctx: StepContext) -> list[ExportRow]:
-    return list({row.partition: row for row in ctx.catalog.exports(ctx.table.id)}.values())
+    """Of each partition the last file that is not given up. Rows of one that is, and that are still in the source, are
+    written again: no file that a cleanup could rely on has them."""
+    rows = [row for row in ctx.catalog.exports(ctx.table.id) if not row.given_up]
+    return list({row.partition: row for row in rows}.values())
 
 
 def _same_place(record: ExportRecord, plan: IdentityPlan, now: Place) -> bool:
     """Whether identities of an earlier export still mean the same rows, with the same content."""
     identity = record.identity
     return identity.mode == "row" and identity.tableoid == plan.tableoid and place_of(record).holds(now)
+
+
+def _given_up_meanwhile(ctx: StepContext, row: ExportRow) -> bool:
+    now = ctx.catalog.exports(ctx.table.id, row.partition, expired=True)
+    return any(each.id == row.id and each.given_up for each in now)
 
 
 def _remember(ctx: StepContext, row: ExportRow, record: ExportRecord, database: sqlite3.Connection) -> None:
@@ -57,6 +66,12 @@ def _remember(ctx: StepContext, row: ExportRow, record: ExportRecord, database: 
     if row.state == "archived" and row.sequence is not None:
         archived = artifact_at(ctx.archive, ctx.table.id, row.sequence).identity_file
         store, key = ctx.archive, archived.key if archived else key
-    with store.open(key) as stream:
+    try:
+        opened = store.open(key)
+    except ObjectMissing:
+        if _given_up_meanwhile(ctx, row):
+            return
+        raise
+    with opened as stream:
         for _, lines in read_buckets(stream, record.identity):
             database.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((line,) for line in lines.splitlines()))
