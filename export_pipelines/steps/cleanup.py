@@ -37,7 +37,7 @@ from export_pipelines.steps.proof import (
     place_now,
     proof_of,
 )
-from export_pipelines.steps.receipts import RecordSet, to_ranges, write_receipts
+from export_pipelines.steps.receipts import deleted_records, to_ranges, write_receipts
 from export_pipelines.steps.settle import settle_open_batches
 from export_pipelines.steps.statements import Statements, statements
 from export_pipelines.steps.tombstones import expiry_of
@@ -122,6 +122,7 @@ def cleanup_partition(ctx: StepContext, window: Window) -> CleanupResult:
         SourceError: the source failed.
     """
     begun = time.monotonic()
+    ctx = ctx.deleting
     if ctx.table.spec.cleanup.mode is CleanupMode.OFF:
         plan = plan_cleanup(ctx, window)
         result = CleanupResult(
@@ -164,6 +165,7 @@ def plan_cleanup(ctx: StepContext, window: Window) -> CleanupPlan:
         CleanupRefused: the partition is not archived or nothing can be proved. Other refusals are in the plan.
     """
     refusals = []
+    ctx = ctx.deleting
     parts, archived = _prepare(ctx, window)
     try:
         _refuse_held_or_kept(ctx, window, archived)
@@ -174,7 +176,7 @@ def plan_cleanup(ctx: StepContext, window: Window) -> CleanupPlan:
     proofs = set()
     seen: set[bytes] = set()
     for row, manifest in reversed(archived):
-        done = _done(ctx, row)
+        done = deleted_records(ctx, row)
         with _superseded(window, row, archived), proof_of(ctx, manifest, parts, done) as proof:
             proofs.add(proof.kind)
             for batch in proof.batches:
@@ -310,15 +312,9 @@ def _later(end: datetime | None, other: datetime | None) -> bool:
     return end is not None and other is not None and end > other
 
 
-def _done(ctx: StepContext, row: ExportRow) -> RecordSet:
-    """Record numbers of a file whose rows were deleted by earlier cleanups."""
-    batches = ctx.catalog.batches(ctx.table.id, row.partition)
-    return RecordSet([deleted for batch in batches if batch.export_id == row.id for deleted in batch.deleted])
-
-
 def _all_done(ctx: StepContext, row: ExportRow, manifest: ArtifactManifest) -> bool:
     """Whether every row of a file is known to be deleted."""
-    return manifest.export.identity.mode == "row" and len(_done(ctx, row)) == manifest.export.rows
+    return manifest.export.identity.mode == "row" and len(deleted_records(ctx, row)) == manifest.export.rows
 
 
 def _clean_file(
@@ -333,13 +329,13 @@ def _clean_file(
 
     The bytes of the file are checked just before, unless all of its rows are gone already.
     """
-    done = _done(ctx, row)
+    done = deleted_records(ctx, row)
     result = replace(result, deleted_before=result.deleted_before + len(done))
     if len(done) == manifest.export.rows and manifest.export.identity.mode == "row":
         return replace(result, proof=result.proof or "row")
     check_archived(ctx.archive, manifest)
     for _ in range(_ATTEMPTS):
-        done = _done(ctx, row)
+        done = deleted_records(ctx, row)
         try:
             with proof_of(ctx, manifest, parts, done) as proof, table_session(ctx, read_only=False) as session:
                 for batch in proof.batches:

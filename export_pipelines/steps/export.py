@@ -177,7 +177,7 @@ def _write_files(
             parts.csv,
             sidecar=sidecar if plan.mode == "row" else None,
             identity_fields=plan.fields,
-            keep=stack.enter_context(archived_rows.not_yet_archived(ctx, window, session, plan)),
+            keep=stack.enter_context(archived_rows.not_yet_archived(ctx, window, session, parts, plan)),
             flushed=_reporter(ctx, window),
         )
         collect = stack.enter_context(keys.collector(plan, parts.csv)) if plan.mode == "key" else None

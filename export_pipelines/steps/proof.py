@@ -254,7 +254,7 @@ def _match_records(
             f"select.sql of {ctx.table.id!r} does not read {parts.delete.relation.sql} as it did at the export",
             hint="export the partition again",
         )
-    _refuse_vague_content(ctx, session, parts, relation)
+    refuse_vague_content(ctx, session, parts, relation)
     tableoid = needs_tableoid(session, relation, parts.delete.relation)
     number = -1 if export.csv.header else 0
     with open_stored(ctx.archive, manifest.file, ctx.keyring) as stream:
@@ -274,7 +274,7 @@ def _match_records(
     return tableoid
 
 
-def _refuse_vague_content(ctx: StepContext, session: Session, parts: Statements, relation: RelationName) -> None:
+def refuse_vague_content(ctx: StepContext, session: Session, parts: Statements, relation: RelationName) -> None:
     """Refuse where equal records need not be of equal rows: the file has neither a key of the table nor all of it."""
     tree = inspect.relation_tree(session, relation.sql, only=relation.only)
     had = {name for name in inspect.origins(session, parts.select.query, tree.oids) if name}

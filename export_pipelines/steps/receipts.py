@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import groupby, pairwise
 
-from export_pipelines.catalog import BatchRow, Ranges, count
+from export_pipelines.catalog import BatchRow, ExportRow, Ranges, count
 from export_pipelines.manifest import CleanupReceipt
 from export_pipelines.steps import chain
 from export_pipelines.steps.context import StepContext
@@ -97,3 +97,9 @@ def to_ranges(numbers: list[int]) -> Ranges:
     gaps = [(before, after) for before, after in pairwise(ordered) if after != before + 1]
     firsts, lasts = [after for _, after in gaps], [before for before, _ in gaps]
     return list(zip(ordered[:1] + firsts, lasts + ordered[-1:], strict=True))
+
+
+def deleted_records(ctx: StepContext, row: ExportRow) -> RecordSet:
+    """Record numbers of a file whose rows were deleted by earlier cleanups."""
+    batches = ctx.catalog.batches(ctx.table.id, row.partition)
+    return RecordSet([deleted for batch in batches if batch.export_id == row.id for deleted in batch.deleted])

@@ -34,7 +34,7 @@ class RowWriter:
     """Takes records one by one, the header first, and writes them. Memory: a quarter of a mebibyte and one record.
 
     With a sidecar, the first `identity_fields` fields of each record are the row's identity: they are split off and go
-    there. `keep`, if given, is asked for each list of identities which records to keep.
+    there. `keep`, if given, is asked for each list of identities and their records which of them to keep.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class RowWriter:
         *,
         sidecar: SidecarWriter | None = None,
         identity_fields: int = 0,
-        keep: Callable[[list[bytes]], list[bool]] | None = None,
+        keep: Callable[[list[bytes], list[bytes]], list[bool]] | None = None,
         flushed: Callable[[int, int], None] = lambda rows, size: None,
     ) -> None:
         self._writer = writer
@@ -92,7 +92,7 @@ class RowWriter:
     def _split_identities(self, records: list[bytes], sidecar: SidecarWriter) -> list[bytes]:
         heads, tails = split_identities(records, self._csv)
         if self._keep is not None:
-            kept = self._keep(heads)
+            kept = self._keep(heads, tails)
             heads = [head for head, wanted in zip(heads, kept, strict=True) if wanted]
             tails = [tail for tail, wanted in zip(tails, kept, strict=True) if wanted]
         sidecar.add(heads)

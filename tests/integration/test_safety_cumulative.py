@@ -95,6 +95,48 @@ def test_a_row_whose_content_changed_without_a_new_version_is_written_again(vers
     assert versions.exported(NEXT_DAY).rows == 2
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_after_a_rewrite_rows_of_an_earlier_partition_are_known_by_their_content(versions: Kit, header: bool) -> None:
+    if not header:
+        versions.select = f"COPY (SELECT * FROM t WHERE {SUPERSEDED}) TO STDOUT WITH CSV"
+    versions.exported()
+    versions.sql("INSERT INTO t VALUES (3, '2025-01-02 05:00Z', 'b')", "VACUUM FULL t")
+    assert versions.exported(NEXT_DAY).rows == 1
+    before = versions.restored()
+    assert [(row[0], row[2]) for row in before] == [(1, "a"), (2, "a"), (3, "a")]
+    result = versions.cleanup(NEXT_DAY)
+    assert (result.deleted, result.complete) == (3, True)
+    assert versions.restored() == before
+
+
+def test_after_a_rewrite_each_record_stands_for_one_row(versions: Kit) -> None:
+    versions.exported()
+    versions.sql("INSERT INTO t VALUES (1, '2025-01-01 01:00Z', 'a')", "VACUUM FULL t")
+    assert versions.exported(NEXT_DAY).rows == 1
+    assert len(versions.restored()) == 3
+    assert versions.cleanup(NEXT_DAY).deleted == 3
+    # The archived records stand for rows that are gone: an equal row is a new one.
+    versions.sql("INSERT INTO t VALUES (1, '2025-01-01 01:00Z', 'a')", "VACUUM FULL t")
+    assert versions.exported(THIRD_DAY).rows == 1
+    assert versions.cleanup(THIRD_DAY).deleted == 1
+    assert len(versions.restored()) == 4
+
+
+def test_after_a_rewrite_a_changed_row_is_written_again(versions: Kit) -> None:
+    versions.exported()
+    versions.sql("UPDATE t SET note = 'x' WHERE base_id = 1", "VACUUM FULL t")
+    assert versions.exported(NEXT_DAY).rows == 1
+    assert versions.cleanup(NEXT_DAY).complete
+
+
+def test_after_a_rewrite_rows_that_content_cannot_tell_apart_are_written_again(versions: Kit) -> None:
+    versions.select = f"COPY (SELECT base_id, note FROM t WHERE {SUPERSEDED}) TO STDOUT WITH CSV HEADER"
+    versions.exported()
+    versions.sql("VACUUM FULL t")
+    assert versions.exported(NEXT_DAY).rows == 2
+    assert versions.cleanup(NEXT_DAY).deleted == 2
+
+
 def test_a_hold_on_an_earlier_partition_keeps_its_rows(versions: Kit) -> None:
     versions.exported()
     catalog = Catalog(versions.catalog_url)
