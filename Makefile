@@ -5,7 +5,7 @@ WORKERS ?= 3
 PYTEST := $(RUN)python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo dev test test-all check lock bench clean
+.PHONY: help bootstrap demo dev test test-all check lock bench soak clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -25,6 +25,9 @@ test: bootstrap  ## Run every test that needs only pip-installable parts
 test-all: test  ## Run the long tests too, and those that need Debian packages (which it installs)
 	scripts/debian-packages.sh
 	$(PYTEST) -m "debian or slow"
+
+soak: bootstrap  ## Let N random faults strike (5000), in SOAK_WORKERS processes; SEED=… does it again
+	$(RUN)python -m tests.fault.soak --faults $(or $(N),5000) --workers $(or $(SOAK_WORKERS),3) $(if $(SEED),--seed $(SEED))
 
 check: bootstrap  ## Lint, types, layers, definitions, documentation
 	@scripts/check.sh

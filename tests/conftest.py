@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -92,3 +95,17 @@ def tls_postgres() -> Iterator[TlsPostgres]:
     """Debian's PostgreSQL with TLS; tests that want it are marked `debian`."""
     with tls_postgres_server() as server:
         yield server
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell how many faults struck, by kind. Of all workers of pytest-xdist, so it is in this file."""
+    struck: Counter[str] = Counter()
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    for report in reports:
+        if getattr(report, "when", "") == "call":
+            for value in (value for name, value in report.user_properties if name == "faults"):
+                struck.update(json.loads(value))
+    if struck:
+        terminalreporter.section(f"{struck.total()} faults struck")
+        for kind, times in sorted(struck.items()):
+            terminalreporter.write_line(f"{times:6d}  {kind}")

@@ -1,17 +1,25 @@
 """The driver: faults in a random order that a seed gives, until so many have struck.
 
-python -m tests.fault.soak --seed 7 --faults 5000
+python -m tests.fault.soak --seed 7 --faults 5000 --workers 3
+
+Each worker has a world and a seed of its own: the given one, and those that follow it. What a seed gives is the order
+of the faults and what they do; how far writers and steps have come at a moment is the machine's.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import secrets
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.fault.kinds import KINDS, Kind
 from tests.fault.ledger import DAYS
@@ -37,17 +45,29 @@ class Tally:
     cleaned: int = 0
     seconds: float = 0.0
 
+    def never(self) -> list[str]:
+        """Kinds that have not struck at all."""
+        return [kind.name for kind in KINDS if not self.struck[kind.name]]
+
     def table(self) -> str:
         """A summary, as a table of Markdown."""
         lines = ["| Fault | Struck |", "|---|---:|"]
         lines += [f"| {kind.name} | {self.struck[kind.name]} |" for kind in KINDS if self.struck[kind.name]]
         lines += [f"| **All** | **{self.struck.total()}** |", ""]
+        work = f"{self.scenarios} scenarios, {self.seconds:.0f} s of work"
         lines.append(
-            f"Seed {self.seed}: {self.struck.total()} faults in {self.scenarios} scenarios and {self.seconds:.0f} s; "
+            f"Seed {self.seed}: {self.struck.total()} faults in {work}, "
             f"{self.proofs} proofs; {self.versions} row versions in the ledgers, {self.cleaned} of them deleted by "
             "cleanups."
         )
         return "\n".join(lines)
+
+    def add(self, other: dict[str, Any]) -> None:
+        """Count what another worker did, too."""
+        self.struck.update(other["struck"])
+        self.missed.update(other["missed"])
+        for name in ("scenarios", "proofs", "records", "versions", "cleaned", "seconds"):
+            setattr(self, name, getattr(self, name) + other[name])
 
 
 class FaultsFailed(AssertionError):
@@ -60,7 +80,7 @@ def soak(world: World, seed: int, faults: int, tell: Callable[[str], None] = pri
     tally, begun = Tally(seed), time.monotonic()
     decks: dict[bool, list[Kind]] = {True: [], False: []}
     while tally.struck.total() < faults:
-        s3 = tally.scenarios % 5 == 1
+        s3 = tally.scenarios % 8 == 1
         scenario = Scenario(world, random.Random(rng.randrange(1 << 62)), tally.scenarios, s3=s3)
         history: list[str] = []
         try:
@@ -85,9 +105,10 @@ def _draw(deck: list[Kind], s3: bool, rng: random.Random) -> Kind:
     """Each kind that fits comes once before any comes again."""
     if not deck:
         deck += [kind for kind in KINDS if kind.archive in ("any", "s3" if s3 else "folder")]
-        # In S3 scenarios those of S3 come more often than what folders meet as well.
-        deck[:] = [kind for kind in deck if not s3 or kind.archive == "s3" or rng.random() < 0.3]
         rng.shuffle(deck)
+        if s3:
+            # Those of S3 first, and not all of what folders meet as well.
+            deck[:] = [kind for kind in deck if kind.archive == "any"][:8] + [k for k in deck if k.archive == "s3"]
     return deck.pop()
 
 
@@ -113,12 +134,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--faults", type=int, default=5000)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="what a worker tells the others of")
     given = parser.parse_args()
     seed = secrets.randbelow(1 << 31) if given.seed is None else given.seed
+    if given.workers > 1:
+        sys.exit(_together(seed, given.faults, given.workers))
     print(f"seed {seed}", flush=True)
     with new_world() as world:
-        tally = soak(world, seed, given.faults, lambda text: print(text, flush=True))
+        tally = soak(world, seed, given.faults, lambda text: print(f"seed {seed}: {text}", flush=True))
+    print(json.dumps(vars(tally)) if given.json else tally.table(), flush=True)
+
+
+def _together(seed: int, faults: int, workers: int) -> int:
+    """Run workers side by side; print the sum of what they did. Returns how many failed."""
+    share = -(-faults // workers)
+    command = [sys.executable, "-m", "tests.fault.soak", "--json", "--faults", str(share), "--seed"]
+    running = [
+        subprocess.Popen([*command, str(seed + n)], stdout=subprocess.PIPE, text=True, bufsize=1)
+        for n in range(workers)
+    ]
+    tally, failed = Tally(seed), 0
+    with ThreadPoolExecutor(workers) as pool:
+        for worker, last in zip(running, pool.map(_listen, running), strict=True):
+            failed += worker.wait() != 0
+            if last.startswith("{"):
+                tally.add(json.loads(last))
     print(tally.table())
+    return failed
+
+
+def _listen(worker: subprocess.Popen[str]) -> str:
+    """Pass on what a worker says; its last line is returned."""
+    last = ""
+    for line in worker.stdout or ():
+        last = line.strip()
+        if not last.startswith("{"):
+            print(last, flush=True)
+    return last
 
 
 if __name__ == "__main__":

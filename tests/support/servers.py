@@ -81,7 +81,9 @@ def seaweed_server(folder: Path) -> Iterator[Seaweed]:
     command = [
         str(binary), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
-        "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0",
+        "-admin.ui=false", "-webdav=false", "-master.telemetry=false",
+        # These have a port of their own that is always the same, so that a second server would not start.
+        "-s3.port.iceberg=0", "-s3.port.lance=0",
     ]  # fmt: skip
     env = {
         **os.environ,
