@@ -1,4 +1,4 @@
-"""Commands that work on what is archived and stored: verify, adopt, sweep."""
+"""Commands that work on what is archived and stored: adopt, sweep; and how the others find it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from export_pipelines.cli.project import Opened
     from export_pipelines.steps.context import Progress
-    from export_pipelines.steps.verify import VerifyReport
     from export_pipelines.stores.base import Store
 
 
@@ -35,53 +34,12 @@ def following(name: str) -> Iterator[Callable[[Progress], None]]:
     bar.close()
 
 
-@click.command("verify")
-@click.argument("tables", nargs=-1, metavar="[TABLE]...")
-@click.option("--partition", metavar="KEY", help="One partition (of one table).")
-@click.option("--no-database", is_flag=True, help="Ask no catalog, so a chain whose end was cut off is not noticed.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def verify_command(tables: tuple[str, ...], partition: str | None, no_database: bool, as_json: bool) -> int:
-    """Read the archive again and compare it with its manifests: digests, rows, receipts, the chain.
-
-    Without a TABLE: all tables that have anything in the archive. Exit code 1 when anything is not as it should be.
-    """
-    if partition and len(tables) != 1:
-        raise click.UsageError("--partition needs one TABLE")
-    from export_pipelines.cli.project import Opened, opened, read_project
-    from export_pipelines.settings import load_settings
-
-    if no_database:
-        settings = load_settings()
-        reports = _verify(Opened(settings, read_project(settings)), tables, partition, heads=False)
-    else:
-        with opened() as project:
-            reports = _verify(project, tables, partition, heads=True)
-    if as_json:
-        output.as_json([{**asdict(each), "intact": each.intact, "limits": each.limits} for each in reports])
-    else:
-        _tell_reports(reports)
-    return 0 if all(each.intact for each in reports) else 1
-
-
-def _verify(project: Opened, names: Sequence[str], partition: str | None, *, heads: bool) -> list[VerifyReport]:
-    from export_pipelines.steps.verify import verify_table
-
-    reports = []
-    with following("verifying") as progress:
-        for store, table in archived_tables(project, names):
-            head = project.catalog.head(table, store.url) if heads else None
-            reports.append(
-                verify_table(store, table, partition=partition, head=head, progress=progress, keyring=project.keyring)
-            )
-    return reports
-
-
 def archived_tables(project: Opened, names: Sequence[str]) -> list[tuple[Store, str]]:
     """The archives and the tables in them, those too that are defined no more."""
     from export_pipelines.cli.project import fits, is_pattern
     from export_pipelines.steps.verify import tables_in
 
-    stores = {key: project.resource(key) for key in _archive_keys(project)}
+    stores = {key: project.resource(key) for key in archive_keys(project)}
     if not names:
         return [(store, table) for store in stores.values() for table in tables_in(store)]
     found = []
@@ -102,45 +60,9 @@ def archived_tables(project: Opened, names: Sequence[str]) -> list[tuple[Store, 
     return found
 
 
-def _archive_keys(project: Opened) -> list[str]:
+def archive_keys(project: Opened) -> list[str]:
     """Names of the archives that tables use, or of the default one."""
     return sorted({each.table.spec.archive for each in project.project.tables.values()} or {"archive"})
-
-
-def _verdict(report: VerifyReport) -> str:
-    if not report.intact:
-        return output.count(len(report.problems), "problem")
-    return "intact as stored, not opened" if report.sealed else "intact"
-
-
-def _tell_reports(reports: Sequence[VerifyReport]) -> None:
-    if not reports:
-        click.echo("nothing is archived")
-        return
-    output.table(
-        output.columns("table", "#files", "#rows", "#bytes", "#receipts", "#seconds", "result"),
-        [
-            [
-                each.table,
-                each.artifacts,
-                each.rows,
-                output.size(each.bytes),
-                each.receipts,
-                each.seconds,
-                _verdict(each),
-            ]
-            for each in reports
-        ],
-    )
-    for each in reports:
-        for problem in each.problems:
-            click.secho(f"error: {each.table}: {problem}", err=True, fg="red")
-        if each.limits:
-            output.warn(f"{each.table}: {each.limits}")
-        if each.unaccounted:
-            output.warn(
-                f"{each.table}: {output.count(len(each.unaccounted), 'object')} that no manifest names; see `sweep`"
-            )
 
 
 @click.command("adopt")

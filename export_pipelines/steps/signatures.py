@@ -67,19 +67,25 @@ def seal(archive: Store, table_id: str, sequence: int, data: bytes, signer: Sign
     return written
 
 
-def seal_all(archive: Store, table_id: str, entries: Iterator[tuple[int, bytes]], signer: Signer) -> int:
-    """Sign every entry of a chain that has no signature, and its head; return how many were signed.
+def seal_all(archive: Store, table_id: str, last: tuple[int, str], signer: Signer) -> int:
+    """Sign every entry of a chain that has no signature, up to the last (its number and SHA-256), and the head; return
+    how many were signed. Each is compared, before it is signed, with what the one after it says.
 
-    `entries` gives number and bytes of each, in order and checked.
+    Raises:
+        IntegrityError: the chain is not the one that ends in this entry.
     """
-    written, last = 0, (0, b"")
     signed = {number for number, head in signed_numbers(archive, table_id) if not head}
-    for number, data in entries:
-        last = number, data
+    number, sha256 = last
+    written = 0
+    while number:
+        data = archive.get(manifest_key(table_id, number))
+        if digest(data) != sha256:
+            raise IntegrityError(f"manifest {number} of {table_id!r} was changed while the chain was signed")
         if number not in signed:
             written += _sign(archive, table_id, number, data, signer)
+        number, sha256 = number - 1, from_bytes(data).previous_sha256
     if last[0]:
-        write_head(archive, Head(table_id, last[0], digest(last[1])), signer)
+        write_head(archive, Head(table_id, *last), signer)
     return written
 
 

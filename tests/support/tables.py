@@ -20,6 +20,7 @@ from export_pipelines.catalog.migrate import migrate
 from export_pipelines.formats.encryption import NO_KEYS, Keyring
 from export_pipelines.local.postgres import Address
 from export_pipelines.manifest import ArtifactManifest, ExportRecord
+from export_pipelines.signing import read_signer
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.table import TableDefinition, TableSpec
 from export_pipelines.steps import chain
@@ -53,6 +54,7 @@ class Kit:
     window: Window = WHOLE
     name: str = "t"
     keyring: Keyring = NO_KEYS
+    signing_key: Path | None = None
 
     @property
     def table(self) -> TableDefinition:
@@ -81,6 +83,7 @@ class Kit:
             catalog=Catalog(self.catalog_url),
             run_id="run",
             keyring=self.keyring,
+            signer=read_signer(self.signing_key.read_bytes(), "the key") if self.signing_key else None,
         )
 
     @contextmanager
