@@ -12,6 +12,22 @@ from export_pipelines.components.resources import FromEnvironment
 from export_pipelines.specs.model import SpecModel
 
 
+def _known_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Tallinn") from error
+    return value
+
+
+def _valid_cron(value: str) -> str:
+    from dagster._utils.schedules import is_valid_cron_schedule
+
+    if not is_valid_cron_schedule(value):
+        raise ValueError(f"{value!r} is no cron expression of five fields")
+    return value
+
+
 class Stage(StrEnum):
     """What a run does with a partition."""
 
@@ -57,20 +73,57 @@ class ExportScheduleSpec(AutomationSpec):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Tallinn") from error
-        return value
+        return _known_zone(value)
 
     @field_validator("cron")
     @classmethod
     def _valid_cron(cls, value: str | None) -> str | None:
-        from dagster._utils.schedules import is_valid_cron_schedule
+        return value if value is None else _valid_cron(value)
 
-        if value is not None and not is_valid_cron_schedule(value):
-            raise ValueError(f"{value!r} is no cron expression of five fields")
-        return value
+
+class ExpireScheduleSpec(AutomationSpec):
+    """Gives up the archived files that `retention` does not want, of each table that has one, by the clock."""
+
+    cron: str = "0 5 * * *"
+    """When."""
+    timezone: str = "UTC"
+    """Zone of `cron`."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        return _known_zone(value)
+
+    @field_validator("cron")
+    @classmethod
+    def _valid_cron(cls, value: str) -> str:
+        return _valid_cron(value)
+
+
+class DrillScheduleSpec(AutomationSpec):
+    """Restore drills by the clock: a random archived partition of each table is restored and compared."""
+
+    cron: str = "0 4 * * 0"
+    """When."""
+    timezone: str = "UTC"
+    """Zone of `cron`."""
+    connection: str | None = None
+    """Name of the connection in whose database the rows are restored, into a temporary table; when absent, that of each
+    table. Its role needs TEMPORARY on the database, and the types of the columns must exist there."""
+    max_megabytes: int = Field(default=1000, ge=1)
+    """Greatest size of a partition that is taken, in megabytes (10**6 bytes) before compression."""
+    tables_at_once: int | None = Field(default=None, ge=1)
+    """How many of the tables are drilled at a time, chosen at random; all when absent."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        return _known_zone(value)
+
+    @field_validator("cron")
+    @classmethod
+    def _valid_cron(cls, value: str) -> str:
+        return _valid_cron(value)
 
 
 class SensorSpec(AutomationSpec):

@@ -22,7 +22,7 @@ from export_pipelines import naming, windows
 from export_pipelines.components import results
 from export_pipelines.components.automation import Stage
 from export_pipelines.components.progress import Reporter
-from export_pipelines.errors import CleanupRefused, ExportPipelinesError, IntegrityError, RequestError
+from export_pipelines.errors import CleanupRefused, ExportPipelinesError, Held, IntegrityError, RequestError
 from export_pipelines.formats.encryption import NO_KEYS
 from export_pipelines.specs.table import CleanupMode, TableDefinition
 from export_pipelines.steps.context import StepContext
@@ -147,7 +147,9 @@ class PartitionRun:
         return [*outcome.checks, results.schema_unchanged(before, outcome.columns)]
 
     def tell_failed_check(self, stage: Stage, window: Window, error: Exception) -> None:
-        """An archive whose digests are wrong is an error and a failed check."""
+        """An archive whose digests are wrong is an error and a failed check; so is a cleanup that is held."""
+        if stage is Stage.CLEANUP and isinstance(error, Held):
+            self.check(stage, window, results.not_held([error.message]))
         if stage is Stage.ARCHIVE and isinstance(error, IntegrityError):
             self.check(stage, window, results.Check("digests_agree", passed=False, description=str(error)))
 
@@ -227,21 +229,30 @@ def run_partitions(context: dg.AssetExecutionContext, table: TableDefinition, id
     _keep_storage_connected(context.instance)
     selected = context.selected_asset_keys
     stages = [s for s in _FUNCTIONS if dg.AssetKey(naming.asset_key(table.id, s)) in selected]
-    reporter = Reporter(context, table)
-    step = StepContext(
+    step = step_context(context, table, identities)
+    run = PartitionRun(context, table, step, stages, _done_before(context, table))
+    run.run(_windows(context, table))
+
+
+def step_context(
+    context: dg.AssetExecutionContext, table: TableDefinition, identities: Iterable[str] = ()
+) -> StepContext:
+    """What the steps of a table are given in a run."""
+    return StepContext(
         table=table,
         source=getattr(context.resources, table.spec.connection).open(),
+        deleter=getattr(context.resources, table.spec.cleanup.connection).open()
+        if table.spec.cleanup.connection
+        else None,
         exports=getattr(context.resources, table.spec.store).open(),
         archive=getattr(context.resources, table.spec.archive).open(),
         catalog=context.resources.catalog.open(),
         run_id=context.run.run_id,
         upstream_run_id=context.run.tags.get(UPSTREAM_TAG, ""),
-        progress=reporter,
+        progress=Reporter(context, table),
         signer=context.resources.signing.open().signer,
         keyring=sum((getattr(context.resources, key).open() for key in identities), NO_KEYS),
     )
-    run = PartitionRun(context, table, step, stages, _done_before(context, table))
-    run.run(_windows(context, table))
 
 
 def _keep_storage_connected(instance: dg.DagsterInstance) -> None:

@@ -17,7 +17,7 @@ INTERVAL = 2.0
 class Reporter:
     """Tells Dagster how far a partition is, at most every INTERVAL seconds."""
 
-    def __init__(self, context: dg.AssetExecutionContext, table: TableDefinition) -> None:
+    def __init__(self, context: dg.AssetExecutionContext | dg.OpExecutionContext, table: TableDefinition) -> None:
         self._context = context
         self._table = table
         self._at: tuple[str, str] = ("", "")
@@ -42,7 +42,7 @@ class Reporter:
         self._context.log_event(
             dg.AssetObservation(
                 dg.AssetKey(naming.asset_key(self._table.id, self._stage(progress))),
-                partition=progress.partition if self._table.spec.partitions else None,
+                partition=progress.partition if self._table.spec.partitions and progress.stage != "expire" else None,
                 description=f"{progress.stage}: {progress.rows:,} rows, {progress.bytes / 1e6:,.1f} MB so far",
                 metadata={"rows": progress.rows, "raw_bytes": progress.bytes, "mb_per_second": round(speed, 2)},
             )
@@ -50,4 +50,4 @@ class Reporter:
 
     @staticmethod
     def _stage(progress: Progress) -> str:
-        return progress.stage if progress.stage in ("export", "archive", "cleanup") else "archive"
+        return progress.stage if progress.stage in ("export", "archive", "cleanup", "expire") else "archive"

@@ -19,17 +19,22 @@ from export_pipelines import naming
 from export_pipelines.components.automation import (
     AutomationSpec,
     ChainSensorSpec,
+    DrillScheduleSpec,
     DueCleanupSensorSpec,
+    ExpireScheduleSpec,
     ExportScheduleSpec,
     FailureNoticeSpec,
     UpstreamSensorSpec,
 )
+from export_pipelines.components.drill import CHECK as DRILL
+from export_pipelines.components.drill import drill_definitions
 from export_pipelines.components.notices import failure_notice
 from export_pipelines.components.resources import (
     AgeIdentityResource,
     AgeIdentitySpec,
     CatalogSpec,
     FilesystemStoreSpec,
+    PostgresConnectionResource,
     PostgresConnectionSpec,
     ResourceSpec,
     S3StoreSpec,
@@ -37,9 +42,10 @@ from export_pipelines.components.resources import (
     SigningKeySpec,
     StoreSpec,
 )
-from export_pipelines.components.schedules import export_schedules
+from export_pipelines.components.restore_job import Places, restore_job
+from export_pipelines.components.schedules import expire_schedules, export_schedules
 from export_pipelines.components.sensors import chain_sensor, due_cleanup_sensor, upstream_sensor
-from export_pipelines.components.tables import TableAssets, label, required_resources, table_assets
+from export_pipelines.components.tables import TableAssets, asset_key, label, required_resources, table_assets
 from export_pipelines.errors import SpecError, SpecErrors
 from export_pipelines.specs.documents import Document, load_documents, suggest, validate
 from export_pipelines.specs.encryption import EncryptionSpec
@@ -65,6 +71,8 @@ RESOURCES: dict[str, type[ResourceSpec]] = {
 
 AUTOMATION: dict[str, type[AutomationSpec]] = {
     "ExportSchedule": ExportScheduleSpec,
+    "ExpireSchedule": ExpireScheduleSpec,
+    "DrillSchedule": DrillScheduleSpec,
     "ChainSensor": ChainSensorSpec,
     "UpstreamSensor": UpstreamSensorSpec,
     "DueCleanupSensor": DueCleanupSensorSpec,
@@ -100,16 +108,23 @@ class Project:
             log.warning("%s is left out:\n%s", each.id, "\n".join(map(str, each.errors)))
         own = dg.Definitions(
             assets=[
-                *(asset for each in self.tables.values() for asset in (each.source, each.steps)),
+                *(asset for each in self.tables.values() for asset in each.assets),
                 *(broken_asset(each, self.root) for each in self.broken),
             ],
-            jobs=[job for each in self.tables.values() for job in each.jobs.values()],
+            asset_checks=[check for _, each in self.automations for check in each.asset_checks or ()],
+            jobs=[*self.jobs(), *(job for _, each in self.automations for job in each.jobs or ())],
             resources=self.resources,
             schedules=[schedule for _, each in self.automations for schedule in each.schedules or ()],
             sensors=[sensor for _, each in self.automations for sensor in each.sensors or ()],
             executor=dg.in_process_executor,
         )
         return dg.Definitions.merge(own, *self.foreign) if self.foreign else own
+
+    def jobs(self) -> list[Any]:
+        """The jobs of the tables, and that of a restore."""
+        defined = {name: each.table for name, each in self.tables.items()}
+        restore = restore_job(Places(defined, self.resources, self.identities))
+        return [restore, *(job for each in self.tables.values() for job in each.jobs.values())]
 
     def tables_named(self, patterns: Iterable[str]) -> Iterator[TableAssets]:
         """The tables whose id matches any of some patterns."""
@@ -199,6 +214,8 @@ def _load_schedules(project: Project) -> None:
         if spec.name in {name for name, _ in project.automations}:
             raise document.error(f"there are two of the name {spec.name!r}", ("name",))
         tables = _tables_of(project, spec, document)
+        if isinstance(spec, DrillScheduleSpec):
+            _check_drill(project, spec, tables, document)
         try:
             project.automations.append((spec.name, automation(spec, tables)))
         except Exception as error:  # Dagster's own rules, and rhythms that cannot be
@@ -212,6 +229,10 @@ def automation(spec: AutomationSpec, tables: Sequence[TableAssets]) -> dg.Defini
     match spec:
         case ExportScheduleSpec():
             return dg.Definitions(schedules=export_schedules(spec, tables))
+        case DrillScheduleSpec():
+            return drill_definitions(spec, tables)
+        case ExpireScheduleSpec():
+            return dg.Definitions(schedules=expire_schedules(spec, tables))
         case ChainSensorSpec():
             return dg.Definitions(sensors=[chain_sensor(spec, tables)])
         case UpstreamSensorSpec():
@@ -233,6 +254,18 @@ def _tables_of(project: Project, spec: AutomationSpec, document: Document) -> li
         hint = "mend the table first" if broken else suggest(pattern, list(project.tables))
         raise document.error(f"{pattern!r} {why}", ("tables", number), hint)
     return list(project.tables_named(spec.tables))
+
+
+def _check_drill(project: Project, spec: DrillScheduleSpec, tables: Sequence[TableAssets], document: Document) -> None:
+    """Raises SpecError: its connection is missing, or a table has a drill already, since a check has one definition."""
+    if spec.connection is not None and not isinstance(
+        project.resources.get(spec.connection), PostgresConnectionResource
+    ):
+        raise document.error(f"there is no connection {spec.connection!r} in resources/", ("connection",))
+    keys = {key for _, each in project.automations for check in each.asset_checks or () for key in check.check_keys}
+    for each in tables:
+        if dg.AssetCheckKey(asset_key(each.table, "archive"), DRILL) in keys:
+            raise document.error(f"{each.table.id} is in another DrillSchedule already", ("tables",))
 
 
 def _each_document(project: Project, folder: str, add: Callable[[Document], None]) -> None:

@@ -100,6 +100,7 @@ def archive(step: StepContext, window: Window) -> Outcome:
 def cleanup(step: StepContext, window: Window) -> Outcome:
     """Clean a partition up, or compare it with the archive where cleanup is off."""
     from export_pipelines.steps.cleanup import cleanup_partition
+    from export_pipelines.steps.holding import holds_on
 
     result = cleanup_partition(step, window)
     stay = result.late + result.not_exported
@@ -109,7 +110,7 @@ def cleanup(step: StepContext, window: Window) -> Outcome:
         else f"{result.deleted:,} rows deleted, {stay:,} that match stay",
         version=f"{result.deleted_before + result.deleted} deleted, {stay} stay",
         describe=lambda _: result.as_dict(),
-        checks=_cleanup_checks(result),
+        checks=[*_cleanup_checks(result), not_held([f"{hold.scope}: {hold}" for hold in holds_on(step, [window])])],
     )
 
 
@@ -131,6 +132,17 @@ def _cleanup_checks(result: CleanupResult) -> list[Check]:
             metadata={"not_exported": result.not_exported},
         ),
     ]
+
+
+def not_held(holds: Sequence[str]) -> Check:
+    """Whether a hold is on the partition, and whose."""
+    return Check(
+        "not_held",
+        passed=not holds,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="; ".join(holds),
+        metadata={"holds": len(holds)},
+    )
 
 
 def schema_unchanged(before: dg.TableSchema | None, now: dg.TableSchema) -> Check:

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from export_pipelines import naming, windows
-from export_pipelines.components.automation import DefaultStatus, ExportScheduleSpec
+from export_pipelines.components.automation import DefaultStatus, ExpireScheduleSpec, ExportScheduleSpec
+from export_pipelines.components.expire import EXPIRE
 from export_pipelines.components.requests import run_requests
 from export_pipelines.components.tables import TableAssets
 from export_pipelines.specs.table import PartitionsSpec, TableDefinition
@@ -32,6 +33,31 @@ def export_schedules(spec: ExportScheduleSpec, tables: Sequence[TableAssets]) ->
     alone = len(named) == 1
     return [
         _schedule(spec, spec.name if alone else f"{spec.name}__{naming.dagster_name(each.table.id)}", each)
+        for each in named
+    ]
+
+
+def expire_schedules(spec: ExpireScheduleSpec, tables: Sequence[TableAssets]) -> list[dg.ScheduleDefinition]:
+    """The schedules of a document: one a table that has a retention, named as above.
+
+    Raises:
+        ValueError: a table that is named by its id has none.
+    """
+    named = [each for each in tables if EXPIRE in each.jobs]
+    for each in tables:
+        if each not in named and each.table.id in spec.tables:
+            raise ValueError(f"{each.table.id} has no retention, so nothing of it expires")
+    alone = len(named) == 1
+    running = spec.default_status is DefaultStatus.RUNNING
+    return [
+        dg.ScheduleDefinition(
+            name=spec.name if alone else f"{spec.name}__{naming.dagster_name(each.table.id)}",
+            cron_schedule=spec.cron,
+            execution_timezone=spec.timezone,
+            job=each.jobs[EXPIRE],
+            default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
+            description=spec.description or f"expire of {each.table.id}",
+        )
         for each in named
     ]
 

@@ -8,7 +8,7 @@ is shown as soon as it is there. See docs/decisions/0002-what-drives-the-chain.m
 # No `from __future__ import annotations` here: Dagster looks at the annotation of an op's context as an object.
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,6 +17,7 @@ import dagster as dg
 
 from export_pipelines import naming, windows
 from export_pipelines.components.automation import Stage
+from export_pipelines.components.expire import EXPIRE, expire_asset, expire_job
 from export_pipelines.components.partition_run import run_partitions
 from export_pipelines.specs.table import CleanupMode, TableDefinition
 from export_pipelines.steps import statements
@@ -34,6 +35,7 @@ CHECKS = {
     Stage.CLEANUP: {
         "no_late_rows": "No row came or changed in the source after the partition was exported.",
         "delete_matches_select": "All that delete.sql matches was exported.",
+        "not_held": "No hold keeps the partition from cleanup and expire.",
     },
 }
 """Names and descriptions of the asset checks by stage."""
@@ -46,13 +48,22 @@ class TableAssets:
     table: TableDefinition
     source: dg.AssetSpec
     steps: dg.AssetsDefinition
-    jobs: dict[Stage, Any]
-    """Stage → asset job; there is no cleanup job for a table without a delete."""
+    jobs: dict[str, Any]
+    """Stage → asset job; there is no cleanup job for a table without a delete, no `expire` without a retention."""
+    expire: dg.AssetsDefinition | None = None
+    """Gives up what retention does not want."""
+    identities: tuple[str, ...] = ()
+    """Keys of the resources which open encrypted files."""
+
+    @property
+    def assets(self) -> list[Any]:
+        """All of its assets."""
+        return [self.source, self.steps, *([self.expire] if self.expire else [])]
 
     @property
     def definitions(self) -> dg.Definitions:
         """As Dagster's definitions."""
-        return dg.Definitions(assets=[self.source, self.steps], jobs=list(self.jobs.values()))
+        return dg.Definitions(assets=self.assets, jobs=list(self.jobs.values()))
 
 
 def table_assets(table: TableDefinition, identities: Sequence[str] = ()) -> TableAssets:
@@ -65,7 +76,12 @@ def table_assets(table: TableDefinition, identities: Sequence[str] = ()) -> Tabl
         warnings.simplefilter("ignore", category=dg.PreviewWarning)
         warnings.simplefilter("ignore", category=dg.BetaWarning)
         specs = [_step_spec(table, stage) for stage in stages_of(table)]
-        return TableAssets(table, _source_spec(table), _steps(table, specs, identities), _jobs(table))
+        steps = _steps(table, specs, identities)
+        made = TableAssets(table, _source_spec(table), steps, _jobs(table), identities=tuple(identities))
+        if table.spec.retention is None:
+            return made
+        expire = expire_asset(table, label(table.id), required_resources(table), identities)
+        return replace(made, expire=expire, jobs={**made.jobs, EXPIRE: expire_job(table)})
 
 
 def stages_of(table: TableDefinition) -> tuple[Stage, ...]:
@@ -86,7 +102,8 @@ def job_name(table: TableDefinition, stage: Stage | str) -> str:
 
 def required_resources(table: TableDefinition) -> set[str]:
     """Keys of the resources which a table's steps use."""
-    return {table.spec.connection, table.spec.store, table.spec.archive, "catalog", "signing"}
+    spec = table.spec
+    return {spec.connection, spec.cleanup.connection or spec.connection, spec.store, spec.archive, "catalog", "signing"}
 
 
 def _source_spec(table: TableDefinition) -> dg.AssetSpec:
@@ -240,23 +257,29 @@ def _check_specs(table: TableDefinition) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def _jobs(table: TableDefinition) -> dict[Stage, Any]:
+def _jobs(table: TableDefinition) -> dict[str, Any]:
     stages = stages_of(table)
     tags = {"export_pipelines/table": table.id}
-    jobs = {
+    jobs: dict[str, Any] = {
         stage: dg.define_asset_job(
             job_name(table, stage),
-            selection=dg.AssetSelection.assets(asset_key(table, stage)),
+            selection=_selection(table, (stage,)),
             description=f"{stage} of {table.id} alone.",
             tags=tags,
         )
         for stage in stages
     }
-    keys = [asset_key(table, stage) for stage in stages]
     jobs[Stage.CHAIN] = dg.define_asset_job(
         job_name(table, Stage.CHAIN),
-        selection=dg.AssetSelection.assets(*keys),
+        selection=_selection(table, stages),
         description=f"{' → '.join(stages)} of {table.id}, partition by partition, in one run.",
         tags=tags,
     )
     return jobs
+
+
+def _selection(table: TableDefinition, stages: Sequence[Stage]) -> dg.AssetSelection:
+    """Stages with the checks that their steps answer, and without those that have a rhythm of their own."""
+    checks = [dg.AssetCheckKey(asset_key(table, stage), name) for stage in stages for name in CHECKS[stage]]
+    assets = dg.AssetSelection.assets(*(asset_key(table, stage) for stage in stages))
+    return assets.without_checks() | dg.AssetSelection.checks(*checks)

@@ -18,7 +18,9 @@ from export_pipelines import settings
 from export_pipelines.components.automation import (
     AutomationSpec,
     ChainSensorSpec,
+    DrillScheduleSpec,
     DueCleanupSensorSpec,
+    ExpireScheduleSpec,
     ExportScheduleSpec,
     FailureNoticeSpec,
     UpstreamSensorSpec,
@@ -42,7 +44,9 @@ __all__ = [
     "AgeIdentity",
     "CatalogDatabase",
     "ChainSensor",
+    "DrillSchedule",
     "DueCleanupSensor",
+    "ExpireSchedule",
     "ExportSchedule",
     "ExportTable",
     "FailureNotice",
@@ -191,6 +195,20 @@ class ExportSchedule(AutomationShell):
     """Runs by the clock: each partition after it has closed."""
 
     model = ExportScheduleSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class DrillSchedule(AutomationShell):
+    """Restore drills by the clock."""
+
+    model = DrillScheduleSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class ExpireSchedule(AutomationShell):
+    """Gives up what retention does not want, by the clock."""
+
+    model = ExpireScheduleSpec
 
 
 @dg.scaffold_with(TemplateScaffolder)

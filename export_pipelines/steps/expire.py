@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from export_pipelines.catalog import ExportRow
-from export_pipelines.errors import ExportPipelinesError, PartitionBusy, RequestError, SourceError
+from export_pipelines.errors import CatalogError, ExportPipelinesError, PartitionBusy, RequestError
 from export_pipelines.manifest import ArtifactManifest, ExpireTombstone
 from export_pipelines.specs.table import OnlyCopies, RetentionSpec
 from export_pipelines.steps import chain
@@ -156,7 +156,9 @@ def _settled(ctx: StepContext) -> dict[str, str]:
     for partition in ctx.catalog.unsettled(ctx.table.id):
         try:
             settle_open_batches(ctx, partition)
-        except (PartitionBusy, SourceError) as error:
+        except CatalogError:
+            raise
+        except ExportPipelinesError as error:  # the source is away, its transaction goes on, its file cannot be read …
             unknown[partition] = f"a cleanup is not settled: {error.message}"
     return unknown
 

@@ -104,6 +104,7 @@ def test_chain_exports_archives_and_cleans_up_in_one_run(
         "digests_agree": True,
         "no_late_rows": True,
         "delete_matches_select": True,
+        "not_held": True,
     }
 
 
