@@ -121,14 +121,16 @@ def _dagster_errors(project: Project) -> list[SpecError]:
 def _check_live(project: Opened, tables: Sequence[TableDefinition], found: Findings, *, everything: bool) -> None:
     """Connections, then tables on those that answer, then stores and catalog."""
     from export_pipelines.cli.inspection import check_connection, check_table
+    from export_pipelines.cli.rights import connections_of
 
-    connections = {table.spec.connection for table in tables}
+    connections = {key for table in tables for key in connections_of(table)}
     if everything:
         connections |= _keys_of(project.project, "PostgresConnectionResource")
     dead = {key for key in sorted(connections) if not _passes(project, key, check_connection, found)}
     for table in tables:
-        if table.spec.connection not in dead:
-            result = check_table(project.source(table.spec.connection), table)
+        if not dead & connections_of(table):
+            other = table.spec.cleanup.connection
+            result = check_table(project.source(table.spec.connection), table, project.source(other) if other else None)
             found.tables.append(result)
             found.errors += result.errors
             found.warnings += result.warnings

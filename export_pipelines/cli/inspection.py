@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from export_pipelines import windows
 from export_pipelines.cli.places import line_of, table_error
+from export_pipelines.cli.rights import excesses
 from export_pipelines.components.automation import Stage
 from export_pipelines.components.tables import stages_of
 from export_pipelines.errors import SourceError, SpecError
@@ -77,20 +79,31 @@ def _sample(table: TableDefinition) -> Window:
     return next(iter(windows.first_windows(spec, 1)), Window(SNAPSHOT)) if spec else Window(SNAPSHOT)
 
 
-def check_table(source: PostgresSource, table: TableDefinition) -> TableFindings:
-    """Compare a table, whose SQL parses, with its database. Nothing of its rows is read."""
+def check_table(source: PostgresSource, table: TableDefinition, deleter: PostgresSource | None = None) -> TableFindings:
+    """Compare a table, whose SQL parses, with its database; the deletion by `deleter`, if that is another connection.
+    Nothing of its rows is read."""
     found = TableFindings(table)
+    settings: Any = {"timezone": table.spec.session_timezone, "statement_timeout": _SECONDS, "lock_timeout": _SECONDS}
     try:
-        with source.session(
-            timezone=table.spec.session_timezone, statement_timeout=_SECONDS, lock_timeout=_SECONDS
-        ) as session:
+        with ExitStack() as stack:
+            session = stack.enter_context(source.session(**settings))
             session.begin()
-            _Inspection(found, session).run()
+            deleting = session
+            if deleter is not None:
+                deleting = stack.enter_context(deleter.session(**settings))
+                deleting.begin()
+            _Inspection(found, session, deleting).run()
     except SpecError as error:
         found.errors.append(error)
     except SourceError as error:
         found.errors.append(table_error(table, error.message, _field_of(table, error), error.hint))
     return found
+
+
+def rendered(table: TableDefinition, session: Session) -> tuple[str, Delete | None]:
+    """The query and the deletion of a table's first partition. Raises SpecError, SourceError."""
+    parts = statements(table, _sample(table), session)
+    return parts.select.query, parts.delete
 
 
 def _field_of(table: TableDefinition, error: SourceError) -> DocumentPath:
@@ -102,8 +115,9 @@ def _field_of(table: TableDefinition, error: SourceError) -> DocumentPath:
 class _Inspection:
     """Questions about one table, in one transaction that only reads."""
 
-    def __init__(self, found: TableFindings, session: Session) -> None:
+    def __init__(self, found: TableFindings, session: Session, deleting: Session) -> None:
         self.found = found
+        self.deleting = deleting
         self.table = found.table
         self.session = session
         self.cleans = found.table.spec.cleanup.mode is not CleanupMode.OFF
@@ -118,12 +132,25 @@ class _Inspection:
         plan = plan_identity(self.session, parts, self.table.spec.key)
         deletes = parts.delete is not None and Stage.CLEANUP in stages_of(self.table)
         self.found.proof = self.describe(plan) if deletes else "not needed: nothing is deleted"
+        self.found.warnings += excesses(self.table, self.session, self.deleting, parts)
         if parts.delete is None or not deletes:
             return
+        self.same_database()
         try:
             self.delete(parts.delete, plan)
         except SourceError as error:
             raise self.placed(error, "delete.sql", self.table.delete_sql) from error
+
+    def same_database(self) -> None:
+        """A cleanup by another connection must be of the database that was exported."""
+        one, other = (inspect.snapshot(each) for each in (self.session, self.deleting))
+        if (one.system_identifier, one.database) != (other.system_identifier, other.database):
+            self.complain(
+                f"the connection of the cleanup leads to database {other.database!r} and that of the export to "
+                f"{one.database!r}, or to another server",
+                ("cleanup", "connection"),
+                "give both the same database; only their roles may differ",
+            )
 
     def select(self, parts: Statements) -> None:
         """Columns, and the right to read them."""
@@ -139,9 +166,9 @@ class _Inspection:
         name = delete.relation.qualifier
         returned = ", ".join(f"{name}.{column}" for column in returning.split(", ")) if returning != "1" else "1"
         if self.cleans:
-            self.session.execute(f"EXPLAIN {delete.statement('true', returned)}")
+            self.deleting.execute(f"EXPLAIN {delete.statement('true', returned)}")
         else:
-            self.session.execute(f"EXPLAIN {delete.selection('1')}")
+            self.deleting.execute(f"EXPLAIN {delete.selection('1')}")
         self.proof(plan)
         tree = inspect.relation_tree(self.session, delete.relation.sql, only=delete.relation.only)
         effects = inspect.side_effects(self.session, tree.oids)

@@ -150,6 +150,7 @@ class Opened:
         return StepContext(
             table=table,
             source=self.source(table.spec.connection),
+            deleter=self.source(table.spec.cleanup.connection) if table.spec.cleanup.connection else None,
             exports=self.resource(table.spec.store),
             archive=self.archive(table),
             catalog=self.catalog,

@@ -142,6 +142,8 @@ class CleanupSpec(SpecModel):
     """Days that rows stay in the source after the end of their partition."""
     batch_rows: int = Field(default=50_000, ge=1, le=1_000_000)
     """Greatest number of rows deleted by one transaction; also the size of the buckets of identities."""
+    connection: str | None = None
+    """Name of the connection in resources/ whose role may delete. When absent, the one that exports."""
     acknowledge: tuple[str, ...] = ()
     """Names of delete triggers, rules and foreign keys with ON DELETE actions that a cleanup may set off."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from export_pipelines.catalog import Catalog
 from export_pipelines.formats.encryption import NO_KEYS, Keyring
@@ -42,5 +42,12 @@ class StepContext:
     progress: Callable[[Progress], None] = field(default=silent)
     keyring: Keyring = field(default=NO_KEYS, repr=False)
     """What opens encrypted files. Without a key all works but what must read their rows."""
+    deleter: PostgresSource | None = None
+    """The same database by a role that may delete, where `source` may only read."""
     signer: Signer | None = None
     """What signs the entries of the chain; nothing does without it."""
+
+    @property
+    def deleting(self) -> StepContext:
+        """The same, with what deletes as its source."""
+        return replace(self, source=self.deleter) if self.deleter else self
