@@ -18,6 +18,7 @@ from export_pipelines.specs.table import Compression, PartitionsSpec
 from export_pipelines.steps.context import Progress
 from export_pipelines.steps.generations import Generation, generations, picked
 from export_pipelines.steps.reading import open_stored
+from export_pipelines.steps.tombstones import last_tombstones, told
 from export_pipelines.stores.base import Store
 from export_pipelines.windows import window_of
 
@@ -63,6 +64,8 @@ class Archived:
             IntegrityError: the chain of manifests is broken.
         """
         found = generations(self.store, self.table)
+        if not found and (expired := last_tombstones(self.store, self.table)):
+            raise self._missing(choice.partition if choice.partition in expired else max(expired), found)
         if not found:
             raise RequestError(
                 f"nothing of {self.table!r} is archived in {self.store.url}",
@@ -103,9 +106,10 @@ class Archived:
         return start.timestamp() if start else 0.0
 
     def _missing(self, key: str, found: dict[str, list[Generation]]) -> RequestError:
-        return RequestError(
-            f"partition {key!r} of {self.table!r} is not archived in {self.store.url}", hint=_which(found)
-        )
+        hint = _which(found) if found else "nothing else of the table is archived"
+        if tombstone := last_tombstones(self.store, self.table).get(key):
+            return RequestError(f"partition {key!r} of {self.table!r} {told(tombstone)}: its files are gone", hint=hint)
+        return RequestError(f"partition {key!r} of {self.table!r} is not archived in {self.store.url}", hint=hint)
 
     def raw(self, manifest: ArtifactManifest, report: Report) -> Generator[bytes]:
         """The raw bytes of an archived file, in pieces of about a mebibyte; `report` is told how many there were.

@@ -152,6 +152,8 @@ def test_with_words_a_file_goes_with_its_local_copy_and_all_that_lies_beside(dai
     assert (entry.rows, entry.bytes, entry.only_copy) == (record.rows, size, True)
     assert entry.reason == "wanted by none of keep 30 days"
     assert intact(daily)
+    with pytest.raises(RequestError, match=r"2025-01-01.* was expired on .*wanted by none of keep 30 days"):
+        daily.restored(DAY.partition)
 
 
 def test_an_expire_again_finds_nothing_to_do(daily: Kit) -> None:
