@@ -18,7 +18,8 @@ from export_pipelines.steps.target import Target, begin_locked, create, existing
 from export_pipelines.stores.base import Store
 
 _HINTS = {
-    "42501": "the role needs SELECT, INSERT and (to replace) UPDATE on the table, CREATE on its schema to make it",
+    "42501": "the role needs SELECT, INSERT and (to replace) UPDATE on the table, TEMPORARY on the database to compare "
+    "rows, CREATE on the schema to make the table",
     "23505": "the archive has several versions of a row: `--on-conflict replace` keeps the one exported last",
 }
 
@@ -73,7 +74,7 @@ def restore_table(
     name = target_name(into)
     found = archived.chosen(choice)
     pieces = pieces_of(found)
-    with _as_target_errors(name), target.session(read_only=False) as session:
+    with as_target_errors(name), target.session(read_only=False) as session:
         created = not begin_locked(session, name)
         if created:
             own = [piece.manifest.export.columns for piece in pieces if not piece.manifest.adopted]
@@ -156,7 +157,8 @@ def _declared(pieces: Sequence[Generation]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _as_target_errors(name: str) -> Iterator[None]:
+def as_target_errors(name: str) -> Iterator[None]:
+    """What a server says of restoring into `name` is an error of the target."""
     try:
         yield
     except SourceError as error:
