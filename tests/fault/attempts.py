@@ -22,6 +22,7 @@ from export_pipelines.catalog import Catalog
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.steps.context import StepContext
+from export_pipelines.steps.expire import ExpireResult
 from export_pipelines.stores import Store, open_store
 from export_pipelines.windows import Window
 from tests.fault.processes import context
@@ -33,6 +34,7 @@ POINTS = {
         *("begin_export", "finish_export", "fail_export", "exports", "mark_archived", "head", "advance_head"),
         *("begin_batch", "settle_batch", "batches", "note_receipt", "save_cleanup", "holds"),
     ),
+    "catalog.fence:Fence": ("begin_expire", "finish_expire"),
     "stores.filesystem:FilesystemStore": ("writer", "put", "open", "head", "delete"),
     "stores.file_writer:FileWriter": ("write", "publish"),
     "stores.s3:S3Store": ("writer", "put", "open", "head", "delete"),
@@ -89,6 +91,10 @@ class LedgerTable(Kit):
             catalog=Catalog(self.catalog_line or self.catalog_url),
             run_id="run",
         )
+
+    def expire(self, window: Window | None = None, **options: Any) -> ExpireResult:  # type: ignore[override]
+        """Of the whole table, whatever the window."""
+        return super().expire(**options)
 
 
 @cache

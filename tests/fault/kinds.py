@@ -393,7 +393,7 @@ def _all_at_once(s: Scenario, step: str, day: str) -> bool:
 
 
 _WORK = ("export", "cleanup")
-_STORING = ("export", "archive", "cleanup")
+_STORING = STEPS
 
 KINDS = [
     Kind("process killed (SIGKILL)", _killed),

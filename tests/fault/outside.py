@@ -43,14 +43,13 @@ class Outside:
     def read(self) -> tuple[list[Artifact], list[dict[str, Any]]]:
         """Artifacts and receipts, in the order of the chain. Raises BrokenChain."""
         objects = self.objects()
-        artifacts, receipts = [], []
-        for manifest in chain(objects, self.table):
-            if manifest["kind"] == "artifact":
-                export = manifest["export"]
-                records = self._records(objects, manifest)
-                artifacts.append(Artifact(manifest["sequence"], export["partition"], export["generation"], records))
-            elif manifest["kind"] == "cleanup":
-                receipts.append(manifest)
+        artifacts = []
+        manifests = chain(objects, self.table)
+        for manifest in living(manifests):
+            export = manifest["export"]
+            records = self._records(objects, manifest)
+            artifacts.append(Artifact(manifest["sequence"], export["partition"], export["generation"], records))
+        receipts = [manifest for manifest in manifests if manifest["kind"] == "cleanup"]
         return artifacts, receipts
 
     def _records(self, objects: dict[str, bytes], manifest: dict[str, Any]) -> list[dict[str, str]] | None:
@@ -81,6 +80,12 @@ def chain(objects: dict[str, bytes], table: str) -> list[dict[str, Any]]:
         before = hashlib.sha256(objects[key]).hexdigest()
         found.append(manifest)
     return found
+
+
+def living(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The artifacts among manifests that no tombstone gives up."""
+    given_up = {manifest["artifact_sequence"] for manifest in manifests if manifest["kind"] == "expire"}
+    return [m for m in manifests if m["kind"] == "artifact" and m["sequence"] not in given_up]
 
 
 def decompress(data: bytes, compression: str) -> bytes:

@@ -28,7 +28,7 @@ from tests.fault.scenario import Scenario
 from tests.fault.world import World, new_world
 
 TRIES = 60
-FAULTS_A_SCENARIO = 10
+FAULTS_A_SCENARIO = 12
 
 
 @dataclass
@@ -64,18 +64,28 @@ class Tally:
 
     def add(self, other: dict[str, Any]) -> None:
         """Count what another worker did, too."""
-        self.struck.update(other["struck"])
-        self.missed.update(other["missed"])
+        self.struck.update(other.get("struck", {}))
+        self.missed.update(other.get("missed", {}))
         for name in ("scenarios", "proofs", "records", "versions", "cleaned", "seconds"):
-            setattr(self, name, getattr(self, name) + other[name])
+            setattr(self, name, getattr(self, name) + other.get(name, 0))
 
 
 class FaultsFailed(AssertionError):
     """A promise was broken; says how to do it again."""
 
 
-def soak(world: World, seed: int, faults: int, tell: Callable[[str], None] = print) -> Tally:
-    """Let so many faults strike. Raises FaultsFailed with the seed, the scenario and the fault."""
+def soak(
+    world: World,
+    seed: int,
+    faults: int,
+    tell: Callable[[str], None] = print,
+    save: Callable[[Tally], None] = lambda tally: None,
+) -> Tally:
+    """Let so many faults strike; after each scenario `save` is given what has come of it so far.
+
+    Raises:
+        FaultsFailed: with the seed, the scenario and the faults.
+    """
     rng = random.Random(seed)
     tally, begun = Tally(seed), time.monotonic()
     decks: dict[bool, list[Kind]] = {True: [], False: []}
@@ -87,7 +97,7 @@ def soak(world: World, seed: int, faults: int, tell: Callable[[str], None] = pri
             with scenario:
                 for _ in range(min(FAULTS_A_SCENARIO, faults - tally.struck.total())):
                     history.append(_one(scenario, _draw(decks[s3], s3, rng), tally))
-                    if scenario.rng.random() < 0.25:
+                    if scenario.rng.random() < 0.15:
                         scenario.prove_restored()
                 scenario.at_the_end()
                 tally.versions += deaths(world.source, "updated") + deaths(world.source, "deleted")
@@ -98,6 +108,7 @@ def soak(world: World, seed: int, faults: int, tell: Callable[[str], None] = pri
         tally.scenarios += 1
         tally.seconds = time.monotonic() - begun
         tell(f"{tally.struck.total()} faults, {tally.scenarios} scenarios, {tally.seconds:.0f} s")
+        save(tally)
     return tally
 
 
@@ -122,7 +133,7 @@ def _one(scenario: Scenario, kind: Kind, tally: Tally) -> str:
         tally.proofs += 1
         if struck:
             tally.struck[kind.name] += 1
-            if scenario.rng.random() < 0.4:
+            if scenario.rng.random() < 0.3:
                 scenario.patiently(step, day)
             return f"{kind.name}: {step} of {day}"
         tally.missed[kind.name] += 1
@@ -142,8 +153,15 @@ def main() -> None:
         sys.exit(_together(seed, given.faults, given.workers))
     print(f"seed {seed}", flush=True)
     with new_world() as world:
-        tally = soak(world, seed, given.faults, lambda text: print(f"seed {seed}: {text}", flush=True))
-    print(json.dumps(vars(tally)) if given.json else tally.table(), flush=True)
+        tally = soak(
+            world,
+            seed,
+            given.faults,
+            tell=lambda text: print(f"seed {seed}: {text}", flush=True),
+            save=lambda tally: print(json.dumps(vars(tally)), flush=True) if given.json else None,
+        )
+    if not given.json:
+        print(tally.table())
 
 
 def _together(seed: int, faults: int, workers: int) -> int:
@@ -158,19 +176,17 @@ def _together(seed: int, faults: int, workers: int) -> int:
     with ThreadPoolExecutor(workers) as pool:
         for worker, last in zip(running, pool.map(_listen, running), strict=True):
             failed += worker.wait() != 0
-            if last.startswith("{"):
-                tally.add(json.loads(last))
+            tally.add(json.loads(last))
     print(tally.table())
     return failed
 
 
 def _listen(worker: subprocess.Popen[str]) -> str:
-    """Pass on what a worker says; its last line is returned."""
-    last = ""
+    """Pass on what a worker says; the last tally that it told is returned, also when it failed after that."""
+    last = "{}"
     for line in worker.stdout or ():
-        last = line.strip()
-        if not last.startswith("{"):
-            print(last, flush=True)
+        print(line.strip(), flush=True)
+        last = line if line.startswith("{") else last
     return last
 
 
