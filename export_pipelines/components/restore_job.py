@@ -76,13 +76,13 @@ def restore_job(places: Places) -> dg.JobDefinition:
     """The job. Nothing is opened before it runs."""
 
     @dg.op(
-        name="restore",
+        name="restore_table",
         config_schema=CONFIG,
         out=dg.Out(dg.Nothing),
         description="Loads archived partitions into a table, in one transaction.",
         tags={"kind": "postgres"},
     )
-    def restore(context: dg.OpExecutionContext) -> Any:
+    def restore_table_op(context: dg.OpExecutionContext) -> Any:
         config = context.op_config
         begun = time.monotonic()
         try:
@@ -106,7 +106,7 @@ def restore_job(places: Places) -> dg.JobDefinition:
         "that fails, or is terminated, leaves the table as it was, and may be run again.",
     )
     def job() -> None:
-        restore()
+        restore_table_op()
 
     return job
 

@@ -53,7 +53,7 @@ def archived(folder: Folder, instance: dg.DagsterInstance) -> Folder:
 
 def restore(folder: Folder, instance: dg.DagsterInstance, **config: Any) -> dg.ExecuteInProcessResult:
     job = folder.load().definitions().resolve_job_def("restore")
-    run_config = {"ops": {"restore": {"config": config}}}
+    run_config = {"ops": {"restore_table": {"config": config}}}
     return job.execute_in_process(instance=instance, run_config=run_config, raise_on_error=False)
 
 
@@ -143,12 +143,12 @@ def test_job_refuses_wrong_config_with_one_error(
 def test_launchpad_refuses_config_of_the_wrong_shape(folder: Folder, config: dict[str, Any], message: str) -> None:
     job = folder.load().definitions().resolve_job_def("restore")
     with pytest.raises(dg.DagsterInvalidConfigError, match=message):
-        job.execute_in_process(run_config={"ops": {"restore": {"config": config}}})
+        job.execute_in_process(run_config={"ops": {"restore_table": {"config": config}}})
 
 
 def test_each_field_of_the_launchpad_says_what_it_is(folder: Folder) -> None:
     job = folder.load().definitions().resolve_job_def("restore")
-    fields = job.get_node_named("restore").definition.config_field.config_type.fields  # type: ignore[union-attr]
+    fields = job.get_node_named("restore_table").definition.config_field.config_type.fields  # type: ignore[union-attr]
     assert set(fields) == {"table", "into", "partition", "from", "to", "all", "on_conflict", "connection"}
     assert all(field.description for field in fields.values())
     defaults = {name: field.default_value for name, field in fields.items() if field.default_provided}
