@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from export_pipelines.catalog import ExportRow
+from export_pipelines.catalog import ExportRow, HoldRow
+from export_pipelines.catalog.holds import first_on
 from export_pipelines.manifest import ArtifactManifest, CleanupReceipt, ExpireTombstone
 from export_pipelines.specs.table import RetentionSpec, TableDefinition
 from export_pipelines.steps import chain
 from export_pipelines.steps.context import StepContext
-from export_pipelines.steps.holding import holds_on, window_of_row
+from export_pipelines.steps.holding import reach, window_of_row
 from export_pipelines.steps.retention import Artifact, Verdict, judge
 
 
@@ -58,21 +59,31 @@ def attempts_of(ctx: StepContext) -> list[Attempt]:
     return list(found.values())
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What the catalog knows: deleted rows by export, why deletions of a partition are not known, holds."""
+
+    deletions: Mapping[int, int]
+    unsettled: Mapping[str, str]
+    holds: Sequence[HoldRow]
+
+
 def judged(
     ctx: StepContext, retention: RetentionSpec, attempts: dict[str, Attempt], unsettled: dict[str, str], now: datetime
 ) -> list[Verdict]:
     """A verdict on each attempt. `unsettled` says of partitions why their deletions are not known."""
     whole = whole_snapshots(ctx.table)
     newest = _newest(attempts.values(), whole=whole)
-    deletions = ctx.catalog.deletions(ctx.table.id)
+    known = _Known(ctx.catalog.deletions(ctx.table.id), unsettled, ctx.catalog.holds(ctx.table.id))
     artifacts = [
-        _artifact(ctx, each, deletions, unsettled, is_newest=newest.get(_group(each, whole=whole)) is each)
+        _artifact(ctx.table, each, known, is_newest=newest.get(_group(each, whole=whole)) is each)
         for each in attempts.values()
     ]
     verdicts = judge(artifacts, retention, now, whole=whole)
     going = {each.artifact.attempt for each in verdicts if not each.kept}
     leaning = {_group(attempts[name], whole=whole) for name in going}
-    lost = {group for group in leaning if (last := newest.get(group)) and not _sound(ctx, last)}
+    damaged = ctx.catalog.damaged(ctx.table.id, ctx.archive.url) if leaning else set()
+    lost = {group for group in leaning if (last := newest.get(group)) and not _sound(ctx, last, damaged)}
     return [
         replace(each, kept=True, reason="the newest file is missing or damaged, so no other goes")
         if not each.kept
@@ -95,12 +106,11 @@ def _newest(attempts: Iterable[Attempt], *, whole: bool) -> dict[str, Attempt]:
     return {_group(each, whole=whole): each for each in own}
 
 
-def _artifact(
-    ctx: StepContext, each: Attempt, deletions: dict[int, int], unsettled: dict[str, str], *, is_newest: bool
-) -> Artifact:
+def _artifact(table: TableDefinition, each: Attempt, known: _Known, *, is_newest: bool) -> Artifact:
     export, row = each.first.export, each.row
-    whole = whole_snapshots(ctx.table)
-    deleted = max(each.deleted, deletions.get(row.id, 0) if row else 0)
+    whole = whole_snapshots(table)
+    noted = known.deletions.get(row.id, 0) if row else 0
+    deleted = max(each.deleted, noted)
     only = ""
     if each.first.adopted:
         only = "it was adopted, and nothing is known of its rows in the source"
@@ -115,28 +125,28 @@ def _artifact(
         moment=export.started if whole or export.window_end is None else export.window_end,
         rows=export.rows,
         bytes=each.bytes,
-        deleted=deletions.get(row.id, 0) if row else 0,
+        deleted=noted,
         only=only,
-        stays=_obstacle(ctx, each) or unsettled.get(export.partition, ""),
+        stays=_obstacle(table, each, known.holds) or known.unsettled.get(export.partition, ""),
     )
 
 
-def _obstacle(ctx: StepContext, each: Attempt) -> str:
+def _obstacle(table: TableDefinition, each: Attempt, holds: Sequence[HoldRow]) -> str:
     """Why a file stays whatever the settings say."""
     if each.row is None:
         return "the catalog does not know it"
     if each.row.state not in ("archived", "expiring"):
         return "its archive is not finished"
-    if holds := holds_on(ctx, [window_of_row(each.row)]):
-        return str(holds[0])
-    if each.first.adopted and whole_snapshots(ctx.table):
+    window = window_of_row(each.row)
+    if hold := first_on(holds, window.partition, *reach(table, window.start, window.end)):
+        return str(hold)
+    if each.first.adopted and whole_snapshots(table):
         return "it was adopted, and nobody knows of when it is"
     return ""
 
 
-def _sound(ctx: StepContext, each: Attempt) -> bool:
+def _sound(ctx: StepContext, each: Attempt, damaged: set[int]) -> bool:
     """Whether a copy is there, by its size, and no verification has found it damaged."""
-    damaged = ctx.catalog.damaged(ctx.table.id, ctx.archive.url)
     for manifest in each.manifests:
         head = ctx.archive.head(manifest.file.key)
         if head is not None and head.size == manifest.file.size and manifest.sequence not in damaged:

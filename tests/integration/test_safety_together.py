@@ -7,13 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg2
 import pytest
 
 from export_pipelines.errors import PartitionBusy, SourceError
@@ -22,6 +21,7 @@ from export_pipelines.steps.export import export_partition
 from export_pipelines.windows import Window
 from tests.support.proxy import database_proxy
 from tests.support.tables import DAY, NEXT_DAY, Kit
+from tests.support.threads import meanwhile, transaction, wait_until, waiting
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, note text, at timestamptz)"
 ROWS = "INSERT INTO t SELECT i, 'note ' || i, '2025-01-01 12:00Z' FROM generate_series(1, 5) AS i"
@@ -34,33 +34,6 @@ def whole(kit: Kit) -> Kit:
     kit.sql(TABLE, ROWS)
     kit.spec["table"] = "t"
     return kit
-
-
-@contextmanager
-def transaction(kit: Kit) -> Iterator[Any]:
-    """A cursor of another session's transaction, which the block ends."""
-    with closing(psycopg2.connect(kit.database)) as connection, connection.cursor() as cursor:
-        yield cursor
-
-
-@contextmanager
-def meanwhile(work: Callable[[], Any]) -> Iterator[Future[Any]]:
-    """Do it in another thread."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(work)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
-
-
-def waiting(kit: Kit) -> bool:
-    """Whether a session of ours waits for a lock."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    return bool(kit.rows(query)[0])
 
 
 def sleeping(kit: Kit) -> bool:
