@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from export_pipelines.components.resources import FromEnvironment
 from export_pipelines.specs.model import SpecModel
+from export_pipelines.specs.sizes import parse_size
 
 
 def _known_zone(value: str) -> str:
@@ -124,6 +125,40 @@ class DrillScheduleSpec(AutomationSpec):
     @classmethod
     def _valid_cron(cls, value: str) -> str:
         return _valid_cron(value)
+
+
+class VerifyScheduleSpec(AutomationSpec):
+    """Verifies archives by the clock, as much at a time as a budget allows: the asset check `verified`.
+
+    All its tables share the budget. Files that were never verified come first, then those of longest ago.
+    """
+
+    cron: str = "0 3 * * *"
+    """When."""
+    timezone: str = "UTC"
+    """Zone of `cron`."""
+    budget: str = "10GB"
+    """Bytes of files that are read at most each time: `500MB`, `10GB`, `2TB`. Chains are always read whole."""
+    minutes: float = Field(default=60, gt=0)
+    """Minutes that it may take at most. A file that is not done by then is broken off, and stays due."""
+    jobs: int = Field(default=1, ge=1)
+    """Processes at work."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        return _known_zone(value)
+
+    @field_validator("cron")
+    @classmethod
+    def _valid_cron(cls, value: str) -> str:
+        return _valid_cron(value)
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_size(cls, value: str) -> str:
+        parse_size(value)
+        return value
 
 
 class SensorSpec(AutomationSpec):

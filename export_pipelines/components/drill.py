@@ -9,7 +9,7 @@ import dagster as dg
 
 from export_pipelines import naming
 from export_pipelines.components.automation import DefaultStatus, DrillScheduleSpec
-from export_pipelines.components.tables import TableAssets, asset_key
+from export_pipelines.components.tables import CHECKS_TAG, TableAssets, asset_key
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.formats.encryption import NO_KEYS
 from export_pipelines.steps.pieces import Archived
@@ -27,6 +27,7 @@ def drill_definitions(spec: DrillScheduleSpec, tables: Sequence[TableAssets]) ->
         f"{spec.name}_job",
         selection=dg.AssetSelection.checks(*keys),
         description="Restores a random archived partition of each table, and compares it with its manifest.",
+        tags={CHECKS_TAG: spec.name},
     )
     running = spec.default_status is DefaultStatus.RUNNING
     schedule = dg.ScheduleDefinition(

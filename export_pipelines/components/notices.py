@@ -24,7 +24,7 @@ from export_pipelines.components import run_feed
 from export_pipelines.components.automation import FailureNoticeSpec
 from export_pipelines.components.resources import from_environment
 from export_pipelines.components.sensors import sensor_status
-from export_pipelines.components.tables import CHECKS, TableAssets, asset_key
+from export_pipelines.components.tables import CHECKS, CHECKS_TAG, TableAssets, asset_key
 
 TIMEOUT = 20.0
 """Seconds to wait for a mail server or webhook."""
@@ -109,7 +109,12 @@ def _notices(
     if run.status is dg.DagsterRunStatus.FAILURE:
         text, hint = _reason(instance, run)
         yield Notice(_cause(f"{table}: {text}"), f"{table}: a run failed", text, hint, link, table, run.run_id)
+    archives = {asset_key(each.table, "archive"): each.table.id for each in tables}
     for check in _failed_checks(instance, run):
+        if CHECKS_TAG in run.tags:
+            if check.asset_key not in archives:
+                continue
+            table = archives[check.asset_key]
         where = f" {check.partition}" if check.partition else ""
         text = f"{check.check_name} of {check.asset_key.to_user_string()}{where}: {check.description or 'failed'}"
         hint = "run the export of this partition again" if check.check_name == "no_late_rows" else "see the run"
@@ -152,6 +157,8 @@ def _table_of(run: dg.DagsterRun, tables: Sequence[TableAssets]) -> str | None:
     """Id of the table that a run was for."""
     if name := run.tags.get("export_pipelines/table"):
         return name if any(each.table.id == name for each in tables) else None
+    if name := run.tags.get(CHECKS_TAG):
+        return name
     selected = run.asset_selection or frozenset()
     own = [each.table.id for each in tables if any(asset_key(each.table, stage) in selected for stage in CHECKS)]
     return ", ".join(own) or None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from export_pipelines.components.automation import (
     ExportScheduleSpec,
     FailureNoticeSpec,
     UpstreamSensorSpec,
+    VerifyScheduleSpec,
 )
 from export_pipelines.components.drill import CHECK as DRILL
 from export_pipelines.components.drill import drill_definitions
@@ -46,6 +47,8 @@ from export_pipelines.components.restore_job import Places, restore_job
 from export_pipelines.components.schedules import expire_schedules, export_schedules
 from export_pipelines.components.sensors import chain_sensor, due_cleanup_sensor, upstream_sensor
 from export_pipelines.components.tables import TableAssets, asset_key, label, required_resources, table_assets
+from export_pipelines.components.verification import CHECK as VERIFIED
+from export_pipelines.components.verification import verify_definitions
 from export_pipelines.errors import SpecError, SpecErrors
 from export_pipelines.specs.documents import Document, load_documents, suggest, validate
 from export_pipelines.specs.encryption import EncryptionSpec
@@ -73,6 +76,7 @@ AUTOMATION: dict[str, type[AutomationSpec]] = {
     "ExportSchedule": ExportScheduleSpec,
     "ExpireSchedule": ExpireScheduleSpec,
     "DrillSchedule": DrillScheduleSpec,
+    "VerifySchedule": VerifyScheduleSpec,
     "ChainSensor": ChainSensorSpec,
     "UpstreamSensor": UpstreamSensorSpec,
     "DueCleanupSensor": DueCleanupSensorSpec,
@@ -216,17 +220,21 @@ def _load_schedules(project: Project) -> None:
         tables = _tables_of(project, spec, document)
         if isinstance(spec, DrillScheduleSpec):
             _check_drill(project, spec, tables, document)
+        if isinstance(spec, VerifyScheduleSpec):
+            _refuse_second_verify(project, tables, document)
         try:
-            project.automations.append((spec.name, automation(spec, tables)))
+            project.automations.append((spec.name, automation(spec, tables, project.resources)))
         except Exception as error:  # Dagster's own rules, and rhythms that cannot be
             raise document.error(str(error)) from error
 
     _each_document(project, "schedules", add)
 
 
-def automation(spec: AutomationSpec, tables: Sequence[TableAssets]) -> dg.Definitions:
+def automation(spec: AutomationSpec, tables: Sequence[TableAssets], resources: Mapping[str, Any]) -> dg.Definitions:
     """The schedules or the sensor of a document."""
     match spec:
+        case VerifyScheduleSpec():
+            return verify_definitions(spec, tables, resources)
         case ExportScheduleSpec():
             return dg.Definitions(schedules=export_schedules(spec, tables))
         case DrillScheduleSpec():
@@ -266,6 +274,14 @@ def _check_drill(project: Project, spec: DrillScheduleSpec, tables: Sequence[Tab
     for each in tables:
         if dg.AssetCheckKey(asset_key(each.table, "archive"), DRILL) in keys:
             raise document.error(f"{each.table.id} is in another DrillSchedule already", ("tables",))
+
+
+def _refuse_second_verify(project: Project, tables: Sequence[TableAssets], document: Document) -> None:
+    """Raises SpecError: a table is verified by another document, and a check has one definition."""
+    keys = {key for _, each in project.automations for check in each.asset_checks or () for key in check.check_keys}
+    for each in tables:
+        if dg.AssetCheckKey(asset_key(each.table, "archive"), VERIFIED) in keys:
+            raise document.error(f"{each.table.id} is in another VerifySchedule already", ("tables",))
 
 
 def _each_document(project: Project, folder: str, add: Callable[[Document], None]) -> None:

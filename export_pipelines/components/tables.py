@@ -27,6 +27,9 @@ LABEL = 40
 MAX_LISTED = 10_000
 """Partitions that are given to Dagster as a list of keys, at most."""
 
+CHECKS_TAG = "export_pipelines/checks"
+"""Of runs that answer checks of several tables by the clock: the name of their schedule."""
+
 STAGES = (Stage.EXPORT, Stage.ARCHIVE, Stage.CLEANUP)
 
 CHECKS = {

@@ -24,6 +24,7 @@ from export_pipelines.components.automation import (
     ExportScheduleSpec,
     FailureNoticeSpec,
     UpstreamSensorSpec,
+    VerifyScheduleSpec,
 )
 from export_pipelines.components.project import Project, automation, load_project
 from export_pipelines.components.resources import (
@@ -56,6 +57,7 @@ __all__ = [
     "SigningKey",
     "Store",
     "UpstreamSensor",
+    "VerifySchedule",
 ]
 
 
@@ -187,7 +189,8 @@ class AutomationShell(Shell):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         if not isinstance(self.spec, AutomationSpec):
             raise TypeError(type(self.spec).__name__)
-        return automation(self.spec, list(_project().tables_named(self.spec.tables)))
+        project = _project()
+        return automation(self.spec, list(project.tables_named(self.spec.tables)), project.resources)
 
 
 @dg.scaffold_with(TemplateScaffolder)
@@ -209,6 +212,13 @@ class ExpireSchedule(AutomationShell):
     """Gives up what retention does not want, by the clock."""
 
     model = ExpireScheduleSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class VerifySchedule(AutomationShell):
+    """Verifies archives by the clock, within a budget."""
+
+    model = VerifyScheduleSpec
 
 
 @dg.scaffold_with(TemplateScaffolder)

@@ -87,6 +87,8 @@ class Target:
     archive: Store
     table_id: str
     expected: tuple[Expected, ...] = ()
+    may_be_empty: bool = False
+    """Whether it is no error that nothing was ever archived."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,8 @@ def _read(target: Target, partition: str | None, keys: Sequence[PublicKey], stat
     """Check the chain of a target. Raises RequestError: there is nothing to verify."""
     begun = time.monotonic()
     chain = check_chain(target.archive, target.table_id, expected=target.expected, keys=keys)
-    _refuse_nothing(chain, partition)
+    if not target.may_be_empty:
+        _refuse_nothing(chain, partition)
     artifacts = [each for each in chain.living if partition in (None, each.partition)]
     known = dict(state.last(target.table_id, target.archive.url))
     return _Table(target, chain, artifacts, known, begun)
