@@ -61,9 +61,15 @@ def texts(table: TableDefinition) -> tuple[str, str | None]:
     assert table.spec.table is not None
     where = ""
     if table.spec.time_column and table.spec.partitions:
-        column = quote_identifier(table.spec.time_column)
+        column = _verbatim(quote_identifier(table.spec.time_column))
         where = f"\nWHERE {column} >= %(window_start)s AND {column} < %(window_end)s"
-    return f"SELECT *\nFROM {table.spec.table}{where}", table.delete_sql or f"DELETE FROM {table.spec.table}{where}"
+    name = _verbatim(table.spec.table)
+    return f"SELECT *\nFROM {name}{where}", table.delete_sql or f"DELETE FROM {name}{where}"
+
+
+def _verbatim(name: str) -> str:
+    """A name that stays as it is when parameters are filled in."""
+    return name.replace("%", "%%")
 
 
 def _naive_zone(table: TableDefinition, session: Session) -> str | None:
@@ -85,9 +91,9 @@ def _column_list(table: TableDefinition, session: Session) -> str:
             file=table.folder / "defs.yaml",
             hint=f"it has {', '.join(names)}",
         )
-    masks = {name: f"({mask}) AS {quote_identifier(name)}" for name, mask in spec.mask_columns.items()}
+    masks = {name: f"({mask}) AS {_verbatim(quote_identifier(name))}" for name, mask in spec.mask_columns.items()}
     kept = [name for name in names if name not in spec.exclude_columns]
-    return ", ".join(masks.get(name, quote_identifier(name)) for name in kept)
+    return ", ".join(masks.get(name, _verbatim(quote_identifier(name))) for name in kept)
 
 
 def _refuse_without_bounds(table: TableDefinition, text: str, file: str) -> None:
