@@ -41,19 +41,20 @@ def _table(raw: BinaryIO, record: ExportRecord, rows: int) -> str:
     import pandas as pd
 
     names = [column.name for column in record.columns]
-    frame = pd.read_csv(
-        io.TextIOWrapper(raw, encoding="utf-8", newline=""),
-        nrows=rows,
-        header=None,
-        skiprows=1 if record.csv.header else 0,
-        names=range(len(names)),
-        sep=record.csv.delimiter,
-        quotechar=record.csv.quote,
-        dtype=str,
-        keep_default_na=False,
-        skip_blank_lines=False,
-        index_col=False,
-    )
+    with io.TextIOWrapper(raw, encoding="utf-8", newline="") as text:
+        frame = pd.read_csv(
+            text,
+            nrows=rows,
+            header=None,
+            skiprows=1 if record.csv.header else 0,
+            names=range(len(names)),
+            sep=record.csv.delimiter,
+            quotechar=record.csv.quote,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            index_col=False,
+        )
     shown = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
     lines = [[_cell(name) for name in names], ["---"] * len(names), *shown]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
