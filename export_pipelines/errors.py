@@ -8,6 +8,7 @@
     │   ├── ObjectExists       the name is taken: published artifacts are never overwritten
     │   └── ObjectMissing      there is no object of that name
     ├── IntegrityError         bytes, rows or digests are not what a manifest says
+    ├── ScratchError           the folder for temporary files is full or cannot be written
     ├── CatalogError           the metadata database is missing, old or unreachable
     ├── PartitionBusy          another run is at work on the same partition or table
     ├── CleanupRefused         a cleanup would not be safe; nothing was deleted by this attempt
@@ -91,6 +92,10 @@ class ObjectMissing(StoreError):
 
 class IntegrityError(ExportPipelinesError):
     """Bytes, rows or digests are not what a manifest says. Never transient: look before going on."""
+
+
+class ScratchError(ExportPipelinesError):
+    """The folder for temporary files is full or cannot be written."""
 
 
 class CatalogError(ExportPipelinesError):

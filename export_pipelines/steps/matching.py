@@ -18,6 +18,8 @@ from typing import IO, TYPE_CHECKING
 
 from xxhash import xxh3_128_digest
 
+from export_pipelines.scratch import scratch_errors
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -143,8 +145,12 @@ class _Spool:
 
 @contextmanager
 def matcher(expected: int) -> Iterator[Matcher]:
-    """A matcher for about that many records; its scratch files (in TMPDIR) go with it."""
-    with ExitStack() as files:
+    """A matcher for about that many records; its scratch files (in TMPDIR) go with it.
+
+    Raises:
+        ScratchError: there is no room for them, also when that shows in the middle.
+    """
+    with scratch_errors(), ExitStack() as files:
         yield Matcher(files, expected)
 
 

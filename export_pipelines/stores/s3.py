@@ -106,9 +106,11 @@ class S3Store:
 
     def head(self, key: str) -> ObjectInfo | None:
         """What is known of an object, None if there is none."""
+        from export_pipelines.stores.s3_errors import size_of
+
         with self._explained("look at", self.locate(key)):
             answer = self._unless_missing(self._full(key))
-        return ObjectInfo(key, answer["ContentLength"], answer["LastModified"]) if answer else None
+        return ObjectInfo(key, size_of(answer, self.locate(key)), answer["LastModified"]) if answer else None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Objects whose key starts with `prefix`, in the order of their keys.

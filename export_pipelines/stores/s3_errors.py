@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
@@ -99,3 +102,14 @@ def _of_answer(error: ClientError, action: str, place: str) -> StoreError:
     unknown = str(error.response.get("Error", {}).get("Message", ""))[:200]
     sentence, hint = _CODES.get(code, (unknown or "the store refused it", _SERVER if transient else ""))
     return StoreError(f"cannot {action} '{place}': {sentence} ({code or status})", hint=hint, transient=transient)
+
+
+def size_of(answer: Mapping[str, Any], place: str) -> int:
+    """Bytes of the object that an answer is about.
+
+    Raises:
+        StoreError: the answer was cut within its head; botocore takes what is left of it for a whole one.
+    """
+    if not {"ContentLength", "ETag", "LastModified"} <= answer.keys():
+        raise StoreError(f"the answer about '{place}' was cut short", hint="run it again", transient=True)
+    return int(answer["ContentLength"])

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from export_pipelines.errors import ObjectMissing, StoreError
-from export_pipelines.stores.s3_errors import FAILURES, code_of, explain, status_of
+from export_pipelines.stores.s3_errors import FAILURES, code_of, explain, size_of, status_of
 
 _ATTEMPTS = 5
 """In a row without a byte of progress; with the pauses between, about 6 s."""
@@ -31,7 +31,12 @@ class S3Body(io.RawIOBase):
             if code_of(error) in ("NoSuchKey", "404"):
                 raise ObjectMissing(f"there is no '{place}'", hint="check the key, the bucket and its prefix") from None
             raise explain(error, "read", place) from error
-        self._body, self._size, self._etag = answer["Body"], int(answer["ContentLength"]), answer["ETag"]
+        self._body = answer["Body"]
+        try:
+            self._size, self._etag = size_of(answer, place), answer["ETag"]
+        except StoreError:
+            self._drop()
+            raise
 
     def readable(self) -> bool:
         return True
@@ -75,7 +80,7 @@ class S3Body(io.RawIOBase):
         wanted = f"bytes={self._position}-"
         answer = self._client.get_object(Bucket=self._bucket, Key=self._key, Range=wanted, IfMatch=self._etag)
         # A proxy or store that ignores Range would give the wrong bytes.
-        if int(answer["ContentLength"]) != self._size - self._position:
+        if size_of(answer, self._place) != self._size - self._position:
             raise StoreError(
                 f"'{self._place}' was asked for from byte {self._position} on, and came from another",
                 hint="check what stands between this machine and the store",

@@ -160,6 +160,19 @@ def test_a_download_without_progress_fails_after_a_bounded_time(
     assert time.monotonic() - begun < 60
 
 
+@pytest.mark.parametrize("ask", [S3Store.head, S3Store.get])
+def test_an_answer_that_is_cut_within_its_head_is_a_transient_error(
+    store: S3Store, direct: S3Store, proxy: FaultyProxy, ask: Callable[[S3Store, str], object]
+) -> None:
+    """Python's client takes the rest of a head for a whole one."""
+    write(direct, DATA[:1000])
+    assert store.head("a/b")
+    proxy.choose = lambda line: Fault(cut_after=40)
+    with pytest.raises(StoreError, match="was cut short") as caught:
+        ask(store, "a/b")
+    assert caught.value.transient
+
+
 def test_an_object_that_was_replaced_while_it_was_read_is_told(
     store: S3Store, direct: S3Store, proxy: FaultyProxy
 ) -> None:
