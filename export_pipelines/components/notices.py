@@ -196,9 +196,13 @@ def _post(url: str, notice: Notice) -> None:
     if not url.startswith(("http://", "https://")):
         raise ValueError("the webhook's URL is neither http:// nor https://")
     body = json.dumps(asdict(notice)).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
-        reply.read(1)
+    try:
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
+            reply.read(1)
+    except ValueError:
+        # Its text quotes the URL, which is a secret.
+        raise ValueError("the webhook's URL is not valid; has it a space or a line end?") from None
 
 
 def _mail(spec: FailureNoticeSpec, notice: Notice) -> None:
