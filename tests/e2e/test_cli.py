@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import signal
@@ -234,6 +235,45 @@ def test_restore_brings_the_rows_back_once(done: CommandLine) -> None:
     assert query(done.variables["DATABASE_URL"], "SELECT count(*), sum(id) FROM back") == [(200, 902100)]
     one_error(done("restore", "events", "--partition", "2025-01-02", "--into", "public.back"), "has rows already")
     one_error(done("restore", "events", "--partition", "2031-01-02", "--into", "public.other"), "not archived")
+
+
+def test_restore_takes_a_range_and_says_what_became_of_rows_that_were_there(done: CommandLine) -> None:
+    url = done.variables["DATABASE_URL"]
+    query(url, "CREATE TABLE kept (id bigint PRIMARY KEY, at timestamptz, note text)")
+    query(url, "INSERT INTO kept VALUES (1001, '2025-01-02 00:01Z', 'row 1'), (1002, '2025-01-02', 'other')")
+    given = ("restore", "events", "--from", "2025-01-02", "--to", "2025-01-03", "--into", "kept")
+    one_error(done(*given), "2 of 20 rows of partition 2025-01-02")
+    skipped = done(*given, "--on-conflict", "skip")
+    assert "38 inserted, 1 already there, 1 there with other values, and skipped" in skipped.out, skipped.err
+    replaced = done(*given, "--on-conflict", "replace", "--json").json
+    assert (replaced["inserted"], replaced["skipped"], replaced["replaced"], replaced["differing"]) == (0, 39, 1, 1)
+    assert query(url, "SELECT count(*), min(note) FILTER (WHERE id = 1002) FROM kept") == [(40, "row 2")]
+
+
+def test_restore_writes_a_file_and_overwrites_none(done: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "some.csv.gz"
+    given = ("restore", "events", "--from", "2025-01-09", "--to-file", str(file))
+    written = done(*given)
+    assert "40 rows of 2 partitions from 2 files" in written.out, written.err
+    lines = gzip.decompress(file.read_bytes()).decode().splitlines()
+    assert (len(lines), lines[0], lines[1].split(",")[0]) == (41, "id,at,note", "8001")
+    one_error(done(*given), "exists already")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--into", "x"),
+        ("--all",),
+        ("--all", "--partition", "2025-01-02", "--into", "x"),
+        ("--from", "2025-01-02", "--partition", "2025-01-02", "--into", "x"),
+        ("--all", "--into", "x", "--to-file", "y"),
+        ("--all", "--to-file", "y", "--on-conflict", "skip"),
+        ("--all", "--into", "x", "--on-conflict", "merge"),
+    ],
+)
+def test_restore_refuses_options_that_do_not_go_together(cli: CommandLine, options: tuple[str, ...]) -> None:
+    assert cli("restore", "events", *options).code == 2
 
 
 def test_list_shows_tables_and_broken_folders(cli: CommandLine) -> None:
