@@ -7,11 +7,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import cleanup, export, memory, partitions, restore, startup
+from benchmarks import cleanup, export, memory, partitions, restore, startup, verify
 from benchmarks.measure import say
 from benchmarks.server import database, remove_cluster
 
-NAMES = ("export", "cleanup", "partitions", "startup", "memory", "restore")
+NAMES = ("export", "cleanup", "partitions", "startup", "memory", "restore", "verify")
 
 
 def main() -> None:
@@ -36,6 +36,7 @@ def main() -> None:
                 "partitions": lambda: partitions.run(base, given.pairs),
                 "startup": lambda: startup.run(base, given.pairs),
                 "restore": lambda: restore.run(base, given.pairs, given.scale),
+                "verify": lambda: verify.run(base, given.pairs, given.scale),
                 "memory": lambda: memory.run(base, given.most),
             }
             results = {name: measure[name]() for name in given.names or NAMES}
