@@ -95,6 +95,10 @@ _PUBLISHED = ("exported", "archived", "expiring")
 _BATCH = "SELECT id, export_id, bucket, state, source_xid, rows, deleted, proof, receipt_sequence FROM cleanup_batch "
 
 
+# Of a deletion whose note a crash of the server took back, a restore would not know.
+_DURABLE = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+
+
 class Catalog(Holds, Fence, Verifications):
     """Access to the catalog. Connects when first used, and again after a lost connection; one transaction a call."""
 
@@ -314,7 +318,7 @@ class Catalog(Holds, Fence, Verifications):
             try:
                 with self._open() as connection, connection.cursor() as cursor:
                     # Local to the transaction, as a transaction pooler needs.
-                    cursor.execute(f"SET LOCAL search_path TO {quote_identifier(self._schema)}")
+                    cursor.execute(f"SET LOCAL search_path TO {quote_identifier(self._schema)}; {_DURABLE}")
                     yield cursor
             except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
                 raise CatalogError(

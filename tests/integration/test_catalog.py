@@ -8,6 +8,7 @@ import pytest
 from export_pipelines.catalog import Catalog
 from export_pipelines.catalog.migrate import current_version, migrate, newest_version
 from export_pipelines.errors import CatalogError
+from tests.support.servers import run_sql
 
 
 def test_migrate_makes_the_catalog_once(database: str) -> None:
@@ -49,3 +50,19 @@ def test_a_hold_is_in_force_until_it_is_released(catalog_url: str) -> None:
     assert not catalog.release_hold(hold)
     assert catalog.holds("g/t", "2025-01-01") == []
     catalog.close()
+
+
+def test_what_the_catalog_notes_is_durable_when_it_is_told(catalog_url: str) -> None:
+    """A deletion may be durable by then; its note must not be lost by a crash of the catalog's server."""
+    name = catalog_url.rpartition("/")[2]
+    run_sql(catalog_url, f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    run_sql(
+        catalog_url,
+        "CREATE TABLE public.seen (value text); CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN INSERT INTO public.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; "
+        "CREATE TRIGGER look AFTER INSERT ON export_pipelines.chain_head EXECUTE FUNCTION public.f()",
+    )
+    catalog = Catalog(catalog_url)
+    catalog.advance_head("g/t", "file:///archive", 1, "digest")
+    catalog.close()
+    assert run_sql(catalog_url, "SELECT value FROM public.seen") == [("on",)]
