@@ -143,7 +143,7 @@ def refuse_altered(archive: Store, table_id: str, sequences: Iterable[int], know
         previous = read(sequence + 1)[0].previous_sha256
         if previous != digest(data.get(sequence) or read(sequence)[1]):
             raise IntegrityError(
-                f"manifest {sequence} of {table_id!r} is altered in {archive.url}: the one after it has another SHA-256",
+                f"manifest {sequence} of {table_id!r} is altered in {archive.url}: the next has another SHA-256 of it",
                 hint="run `export-pipelines verify`; restore the archive from its copy before going on",
             )
 
