@@ -54,15 +54,18 @@ class Place:
 
     system_identifier: str
     timeline: int
+    database: str
+    """A copy made by CREATE DATABASE … TEMPLATE has the file nodes of its original."""
     relations: tuple[tuple[int, int], ...]
     fingerprint: str
     next_xid: int
 
     def holds(self, now: Place) -> bool:
         """Whether identities of this place still mean the same row versions `now`."""
-        return (self.system_identifier, self.timeline, self.relations, self.fingerprint) == (
+        return (self.system_identifier, self.timeline, self.database, self.relations, self.fingerprint) == (
             now.system_identifier,
             now.timeline,
+            now.database,
             now.relations,
             now.fingerprint,
         ) and 0 <= now.next_xid - self.next_xid < _XID_HORIZON
@@ -103,7 +106,9 @@ def place_of(record: ExportRecord) -> Place:
     """The place of the identities in an export's sidecar."""
     source = record.source
     relations = tuple((relation.oid, relation.relfilenode) for relation in source.relations)
-    return Place(source.system_identifier, source.timeline, relations, source.fingerprint, source.next_xid)
+    return Place(
+        source.system_identifier, source.timeline, source.database, relations, source.fingerprint, source.next_xid
+    )
 
 
 def place_now(session: Session, relation: RelationName) -> Place:
@@ -115,6 +120,7 @@ def place_now(session: Session, relation: RelationName) -> Place:
     return Place(
         view.system_identifier,
         view.timeline,
+        view.database,
         tuple((r.oid, r.relfilenode) for r in tree.relations),
         inspect.fingerprint(session, tree.oids),
         view.next_xid,

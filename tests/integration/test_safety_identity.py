@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from export_pipelines.errors import CleanupRefused, SourceError, SpecError
+from tests.support.servers import run_sql
 from tests.support.tables import Kit
 
 PAIR = "CREATE TABLE t (id int PRIMARY KEY, note text, at timestamptz DEFAULT '2025-01-01 12:00Z')"
@@ -395,3 +396,18 @@ def test_names_may_hold_quotes_spaces_and_dots(kit: Kit) -> None:
     other = replace(kit, spec={"table": name})
     other.exported()
     assert other.cleanup().deleted == 1
+
+
+def test_a_copy_of_the_database_has_other_identities(kit: Kit) -> None:
+    """CREATE DATABASE … TEMPLATE keeps file nodes: only the name tells that it is another place."""
+    with_rows(kit).spec["table"] = "t"
+    kit.exported()
+    server, _, name = kit.database.rpartition("/")
+    run_sql(f"{server}/postgres", f'CREATE DATABASE "{name}_copy" TEMPLATE "{name}"')
+    kit.database = f"{server}/{name}_copy"
+    try:
+        assert kit.plan().proof == "content"
+        kit.database = f"{server}/{name}"
+        assert kit.plan().proof == "row"
+    finally:
+        run_sql(f"{server}/postgres", f'DROP DATABASE "{name}_copy" WITH (FORCE)')
