@@ -11,6 +11,8 @@ import dagster as dg
 import pytest
 
 from export_pipelines.catalog import Catalog
+from export_pipelines.components.automation import FailureNoticeSpec
+from export_pipelines.components.notices import Notice, _notices
 from export_pipelines.components.project import load_project
 from export_pipelines.signing import make_keys
 from tests.support.dagster_project import EVENTS, Folder, make_events, new_project, query
@@ -115,6 +117,13 @@ def test_a_budget_is_shared_and_goes_on_where_it_ended(
     assert sorted(rows) == sorted({row.sequence for row in rows.values() if row.intact}) and len(rows) == 4
 
 
+def notices_of_last_run(folder: Folder, instance: dg.DagsterInstance) -> list[Notice]:
+    """What operators would be told of it."""
+    (last,) = instance.get_runs(limit=1)
+    spec = FailureNoticeSpec(name="notices", email_to=("somebody@localhost",))
+    return list(_notices(instance, last, spec, list(folder.load().tables.values())))
+
+
 def test_damage_fails_the_check_until_it_is_mended(
     archived: Folder, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -126,6 +135,8 @@ def test_damage_fails_the_check_until_it_is_mended(
         assert not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR
         assert file.name in evaluation.description
         assert values(evaluation)["problems"] == 1
+        (notice,) = notices_of_last_run(archived, instance)
+        assert notice.title == "demo/events: check verified failed" and file.name in notice.text
     file.write_bytes(before)
     assert run(archived, instance)["events"].passed
 
