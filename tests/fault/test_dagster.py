@@ -22,7 +22,7 @@ from tests.fault.proofs import deaths, prove, prove_restored
 from tests.fault.world import World, new_world, rival, wait_until
 from tests.support.servers import run_sql
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 SEED = int(os.environ.get("FAULT_SEED", "20250101"))
 ROWS = 150
@@ -88,13 +88,15 @@ STRIKES: dict[str, Callable[[Project, str, int], None]] = dict(
 )
 
 
-def struck(project: Project, rng: random.Random, kind: str) -> None:
-    """A run over all partitions, in the middle of which it happens; at the end nothing of it is left."""
+def struck(project: Project, rng: random.Random, kind: str) -> bool:
+    """A run over all partitions, in the middle of which it happens; at the end nothing of it is left. False if the run
+    was over before."""
     more_rows(project)
     run = project.launch()
     worker = project.worker(run)
     time.sleep(rng.uniform(0, 1.5))
-    assert not gone(worker), "the run was over before the fault could strike"
+    if gone(worker):
+        return False
     STRIKES[kind](project, run, worker)
     if kind == "Dagster: daemon killed":
         wait_until(lambda: project.process.poll() is not None, "`up` to end")
@@ -102,6 +104,7 @@ def struck(project: Project, rng: random.Random, kind: str) -> None:
     elif kind == "Dagster: code server killed":
         project.up()
     wait_until(lambda: gone(worker), f"the worker of run {run} to end", seconds=180)
+    return True
 
 
 def test_no_row_is_lost_when_processes_of_dagster_die(
@@ -116,7 +119,7 @@ def test_no_row_is_lost_when_processes_of_dagster_die(
     try:
         for kind in kinds:
             print(f"seed {SEED}: {kind}", flush=True)
-            struck(project, rng, kind)
+            assert any(struck(project, rng, kind) for _ in range(20)), f"{kind}: every run was over before"
             tally[kind] += 1
             prove(project.source, outside(project))
         record_property("faults", json.dumps(tally))
