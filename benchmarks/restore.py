@@ -45,9 +45,8 @@ def run(base: Database, pairs: int, scale: float) -> str:
         ["our restore step", spread(ours).text(), ratios(ours, theirs).text()],
         ["our restore step with its process's start", spread(whole).text(), ratios(whole, theirs).text()],
     ]
-    return (
-        f"{rows:,} rows, {size:.0f} MB as csv.gz; {pairs} pairs; bar: 1.2; peak memory {peak:.0f} MB.\n\n"
-        + table(["", "seconds: median (min–max)", "ratio of the pairs: median (min–max)"], lines)
+    return f"{rows:,} rows, {size:.0f} MB as csv.gz; {pairs} pairs; bar: 1.2; peak memory {peak:.0f} MB.\n\n" + table(
+        ["", "seconds: median (min–max)", "ratio of the pairs: median (min–max)"], lines
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import re
 import string
 import unicodedata
+from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -202,9 +203,16 @@ def _escape(text: str, allowed: str, *, joined: bool) -> str:
 
 
 def asset_key(table_id: str, step: str) -> list[str]:
-    """Dagster's asset key of a step of a table: the parts of the id, then the step. Parts have ASCII letters, digits,
-    `_`, `-` and `.` only, from which Dagster can make the names of ops and outputs."""
-    return [*(_escape(part, ".-", joined=False) for part in table_id.split("/")), step]
+    """Dagster's asset key of a step of a table: the parts of the id, the step behind the last, since a lineage graph
+    shows that one only: `shop/orders_export`. Parts have ASCII letters, digits, `_`, `-` and `.` only, from which
+    Dagster can make the names of ops and outputs."""
+    *groups, name = (_escape(part, ".-", joined=False) for part in table_id.split("/"))
+    return [*groups, f"{name}_{step}"]
+
+
+def step_of(key: Sequence[str]) -> str:
+    """The step that an asset key of a table is of."""
+    return key[-1].rpartition("_")[2]
 
 
 def dagster_name(table_id: str) -> str:

@@ -28,6 +28,7 @@ from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._utils.interrupts import capture_interrupts
 
+from export_pipelines import naming
 from export_pipelines.errors import RequestError
 
 # Hidden ones: in the UI's list of runs they would crowd out those that people look for.
@@ -58,7 +59,8 @@ class Event:
     """Something that a run told: a materialisation, an observation, or an error in its log."""
 
     kind: str
-    asset: tuple[str, ...] = ()
+    step: str = ""
+    """Of the table that the run is of; empty for what concerns no asset."""
     partition: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     text: str = ""
@@ -172,7 +174,7 @@ def _event_of(entry: Any) -> Event | None:
     else:
         return None
     metadata = {name: value.value for name, value in made.metadata.items()}
-    return Event(kind, tuple(made.asset_key.path), made.partition, metadata, made.description or "")
+    return Event(kind, naming.step_of(made.asset_key.path), made.partition, metadata, made.description or "")
 
 
 def _failure_text(event: Any) -> str:

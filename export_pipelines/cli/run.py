@@ -59,7 +59,7 @@ class TableResult:
     def heard(self, event: Event) -> None:
         """Take in a materialisation."""
         data = event.metadata
-        stage = event.asset[-1]
+        stage = event.step
         self.seconds += float(data.get("seconds") or 0)
         if stage == "export" or (stage == "archive" and (event.partition, "export") not in self._seen):
             self.rows += int(data.get("rows") or 0)
@@ -251,9 +251,9 @@ class _Follower:
         if event.kind == "materialization":
             self._result.heard(event)
             rows = self._result.rows
-            if event.asset[-1] == self._last:
+            if event.step == self._last:
                 self._result.done.add(event.partition)
-        elif event.kind == "observation" and event.asset[-1] == "export":
+        elif event.kind == "observation" and event.step == "export":
             rows += int(event.metadata.get("rows") or 0)
         seconds = max(time.monotonic() - self._started, 0.001)
         done, total = len(self._result.done), self._result.partitions

@@ -1,4 +1,4 @@
-"""The asset `<table>/expire`: what retention keeps and frees, with its job.
+"""The asset `<table>_expire`: what retention keeps and frees, with its job.
 
 It has no partitions, since what goes is decided by looking at all files of a table together. Each run is one point of
 its plots.
@@ -27,9 +27,7 @@ SHOWN = 200
 CHECK = "all_expired"
 
 
-def expire_asset(
-    table: TableDefinition, label: str, resources: set[str], identities: Sequence[str] = ()
-) -> dg.AssetsDefinition:
+def expire_asset(table: TableDefinition, resources: set[str], identities: Sequence[str] = ()) -> dg.AssetsDefinition:
     """The asset of a table that has a retention. `identities` are keys of the resources which open encrypted files."""
     key = dg.AssetKey(naming.asset_key(table.id, EXPIRE))
     spec = dg.AssetSpec(
@@ -39,7 +37,7 @@ def expire_asset(
         group_name=naming.group_name(table.group),
         owners=list(table.spec.owners),
         tags=dict(table.spec.tags),
-        kinds={"archive", "retention", label},
+        kinds={"archive", "retention"},
     )
 
     @dg.multi_asset(

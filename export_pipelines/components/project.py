@@ -46,7 +46,7 @@ from export_pipelines.components.resources import (
 from export_pipelines.components.restore_job import Places, restore_job
 from export_pipelines.components.schedules import expire_schedules, export_schedules
 from export_pipelines.components.sensors import chain_sensor, due_cleanup_sensor, upstream_sensor
-from export_pipelines.components.tables import TableAssets, asset_key, label, required_resources, table_assets
+from export_pipelines.components.tables import TableAssets, asset_key, required_resources, table_assets
 from export_pipelines.components.verification import CHECK as VERIFIED
 from export_pipelines.components.verification import verify_definitions
 from export_pipelines.errors import SpecError, SpecErrors
@@ -158,7 +158,7 @@ def broken_asset(broken: BrokenFolder, root: Path) -> dg.AssetSpec:
     return dg.AssetSpec(
         dg.AssetKey([*naming.asset_key(broken.id, "broken")]),
         group_name=BROKEN_GROUP,
-        kinds={"broken", label(broken.id)},
+        kinds={"broken"},
         description="**Left out, since it is broken:**\n\n" + "\n\n".join(f"```\n{error}\n```" for error in errors),
         metadata={
             "file": dg.MetadataValue.path(str(first.file)),

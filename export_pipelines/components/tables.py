@@ -22,8 +22,6 @@ from export_pipelines.components.partition_run import run_partitions
 from export_pipelines.specs.table import CleanupMode, TableDefinition
 from export_pipelines.steps import statements
 
-LABEL = 40
-"""Characters of a table's name that are shown as one of its kinds."""
 MAX_LISTED = 10_000
 """Partitions that are given to Dagster as a list of keys, at most."""
 
@@ -83,7 +81,7 @@ def table_assets(table: TableDefinition, identities: Sequence[str] = ()) -> Tabl
         made = TableAssets(table, _source_spec(table), steps, _jobs(table), identities=tuple(identities))
         if table.spec.retention is None:
             return made
-        expire = expire_asset(table, label(table.id), required_resources(table), identities)
+        expire = expire_asset(table, required_resources(table), identities)
         return replace(made, expire=expire, jobs={**made.jobs, EXPIRE: expire_job(table)})
 
 
@@ -118,7 +116,7 @@ def _source_spec(table: TableDefinition) -> dg.AssetSpec:
         group_name=naming.group_name(table.group),
         owners=list(table.spec.owners),
         tags=dict(table.spec.tags),
-        kinds={"postgres", label(table.id)},
+        kinds={"postgres"},
         metadata=_source_metadata(table),
     )
 
@@ -132,11 +130,6 @@ def _source_metadata(table: TableDefinition) -> dict[str, Any]:
         "dagster/code_references": _files(table, Stage.EXPORT),
     }
     return {name: value for name, value in metadata.items() if value}
-
-
-def label(table_id: str) -> str:
-    """A table's name as one more kind of its assets: in a lineage graph they are named by their stage alone."""
-    return naming.asset_key(table_id, "")[-2][:LABEL]
 
 
 def _step_spec(table: TableDefinition, stage: Stage) -> dg.AssetSpec:
@@ -153,7 +146,7 @@ def _step_spec(table: TableDefinition, stage: Stage) -> dg.AssetSpec:
         group_name=naming.group_name(table.group),
         owners=list(table.spec.owners),
         tags=dict(table.spec.tags),
-        kinds={*kinds, label(table.id)},
+        kinds=kinds,
         code_version=table.version,
         partitions_def=_partitions(table),
         # The op tells of each partition itself (partition_run.py) and yields no outputs.

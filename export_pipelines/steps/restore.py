@@ -168,4 +168,3 @@ def as_target_errors(name: str) -> Iterator[None]:
             hint=hint or "nothing was restored; mend the target, and run the restore again",
             transient=error.transient,
         ) from error
-

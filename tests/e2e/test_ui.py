@@ -98,13 +98,13 @@ def test_backfill_of_all_partitions_is_one_run_with_a_result_for_each_and_bounds
         launch(page, group, "Materialize all", "All", "Launch backfill")
         run = wait_for(lambda: _completed_run(project), "the backfill ends", seconds=180)
         for stage in STAGES:
-            page.goto(project.url(f"assets/demo/events/{stage}?view=partitions"))
+            page.goto(project.url(f"assets/demo/events_{stage}?view=partitions"))
             for state in (f"Materialized ({DAYS})", "Missing (0)", "Failed (0)"):
                 expect(page.get_by_text(state)).to_be_visible()
-        page.goto(project.url("assets/demo/events/export?view=partitions&partition=2025-01-03"))
+        page.goto(project.url("assets/demo/events_export?view=partitions&partition=2025-01-03"))
         expect(page.get_by_text("events-2025-01-03.csv.gz")).to_be_visible()
         expect(page.get_by_text("2025-01-03T00:00:00+00:00 → 2025-01-04T00:00:00+00:00")).to_be_visible()
-        page.goto(project.url("assets/demo/events/export"))
+        page.goto(project.url("assets/demo/events_export"))
         page.get_by_role("button", name="Plots").click()
         expect(page.locator("canvas").first).to_be_visible()
         for plot in ("rows", "raw_bytes", "stored_bytes", "compression_ratio", "seconds", "mb_per_second"):
@@ -131,19 +131,19 @@ def _assert_each_partition_told_in_turn(project: RunningProject, run: str) -> No
     """Every stage of a partition is told before the next partition begins, and not at the end of the run."""
     told = [each for each in events(project, run) if each["eventType"] in ("ASSET_MATERIALIZATION", "STEP_SUCCESS")]
     names = [(each["partition"], each["assetKey"]["path"][-1]) for each in told[:-1]]
-    assert names == [(partition, stage) for partition in PARTITIONS for stage in STAGES]
+    assert names == [(partition, f"events_{stage}") for partition in PARTITIONS for stage in STAGES]
     assert told[-1]["eventType"] == "STEP_SUCCESS"
     times = [int(each["timestamp"]) for each in told]
     assert len(set(times[:: len(STAGES)])) == DAYS + 1
     for stage in STAGES:
-        found = materialized(project, "demo", "events", stage)
+        found = materialized(project, "demo", f"events_{stage}")
         assert sorted(each["partition"] for each in found) == PARTITIONS
         assert {each["run"] for each in found} == {run}
         assert {each["deleted" if stage == "cleanup" else "rows"] for each in found} == {ROWS}
 
 
 def _assert_files_hold_their_partitions(project: RunningProject) -> None:
-    for each in materialized(project, "demo", "events", "export"):
+    for each in materialized(project, "demo", "events_export"):
         day = PARTITIONS.index(each["partition"])
         assert each["window"].startswith(each["partition"])
         lines = gzip.decompress(Path(each["path"]).read_bytes()).decode().splitlines()
@@ -165,7 +165,7 @@ def test_termination_cancels_the_run_ends_its_query_and_leaves_no_file(
 ) -> None:
     active = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%pg_sleep(0.02)%' AND state = 'active'"
     with page_of(browser, tmp_path) as page:
-        launch(page, project.url("assets/slow/slow/export"), "Materialize", "Latest", "Launch 1 run")
+        launch(page, project.url("assets/slow/slow_export"), "Materialize", "Latest", "Launch 1 run")
         run = wait_for(lambda: _run_of(project, "slow"), "the run is there")
         page.goto(project.url(f"runs/{run}"))
         # How far it is, told while it runs.
@@ -180,13 +180,13 @@ def test_termination_cancels_the_run_ends_its_query_and_leaves_no_file(
     assert times["RUN_CANCELED"] - times["RUN_CANCELING"] < 30_000
     assert "STEP_UP_FOR_RETRY" not in times
     assert list(_files(project.exports / "slow")) == []
-    assert materialized(project, "slow", "slow", "export") == []
+    assert materialized(project, "slow", "slow_export") == []
 
 
 def _run_of(project: RunningProject, table: str) -> str:
     """Id of the run that concerns a table; empty if there is none."""
     found = project.graphql(RUNS)["runsOrError"]["results"]
-    mine = [each["id"] for each in found if any(table in key["path"] for key in each["assetSelection"] or ())]
+    mine = [each["id"] for each in found if any(key["path"][0] == table for key in each["assetSelection"] or ())]
     return str(mine[0]) if mine else ""
 
 
@@ -198,23 +198,23 @@ def test_broken_folder_is_an_asset_with_its_error_and_the_others_work(
     project: RunningProject, browser: Browser, tmp_path: Path
 ) -> None:
     with page_of(browser, tmp_path) as page:
-        page.goto(project.url("assets/demo/misspelt/broken"))
+        page.goto(project.url("assets/demo/misspelt_broken"))
         expect(page.get_by_text("Left out, since it is broken")).to_be_visible()
         shown = page.get_by_text("assets/demo/misspelt/defs.yaml:3: partitons: unknown field").first
         expect(shown).to_be_visible()
         expect(shown).to_contain_text("did you mean 'partitions'?")
         page.goto(project.url("locations/ui_project/asset-groups/broken/list"))
         expect(page.get_by_text("misspelt").first).to_be_visible()
-        page.goto(project.url("assets/demo/events/export"))
+        page.goto(project.url("assets/demo/events_export"))
         expect(page.get_by_role("button", name="Materialize").first).to_be_enabled()
-    tables = {tuple(node["assetKey"]["path"][:2]) for node in project.graphql(NODES)["assetNodes"]}
-    assert tables == {("demo", "events"), ("slow", "slow"), ("demo", "misspelt")}
+    tables = {node["assetKey"]["path"][-1].rpartition("_")[0] for node in project.graphql(NODES)["assetNodes"]}
+    assert tables == {"events", "slow", "misspelt"}
 
 
 def test_lineage_shows_the_four_assets_of_a_table_in_one_chain(
     project: RunningProject, browser: Browser, tmp_path: Path
 ) -> None:
-    chain = ["source", *STAGES]
+    chain = [f"events_{stage}" for stage in ("source", *STAGES)]
     with page_of(browser, tmp_path) as page:
         page.goto(project.url("locations/ui_project/asset-groups/demo/lineage"))
         places = []
@@ -226,7 +226,7 @@ def test_lineage_shows_the_four_assets_of_a_table_in_one_chain(
     assert across == sorted(across) and len(set(across)) == len(chain)
     assert len({round(place["y"]) for place in places}) == 1
     nodes = {node["assetKey"]["path"][-1]: node for node in project.graphql(NODES)["assetNodes"]
-             if node["assetKey"]["path"][:2] == ["demo", "events"]}  # fmt: skip
+             if node["assetKey"]["path"][-1] in chain}  # fmt: skip
     needs = {name: [key["path"][-1] for key in node["dependencyKeys"]] for name, node in nodes.items()}
-    assert needs == {"source": [], "export": ["source"], "archive": ["export"], "cleanup": ["archive"]}
+    assert needs == dict(zip(chain, [[], *([name] for name in chain)], strict=False))
     assert {node["groupName"] for node in nodes.values()} == {"demo"}

@@ -57,7 +57,7 @@ PASSING = (
 
 
 def key(stage: str, table: str = "events") -> dg.AssetKey:
-    return dg.AssetKey(["demo", table, stage])
+    return dg.AssetKey(["demo", f"{table}_{stage}"])
 
 
 def told(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> list[dg.AssetMaterialization]:
@@ -137,7 +137,7 @@ def test_results_of_a_range_are_shown_once_and_as_they_come(folder: Folder, inst
     assert result.success
     events = [(made.asset_key.path[-1], made.partition) for made in told(instance, result)]
     days = ("2025-01-01", "2025-01-02", "2025-01-03")
-    assert events == [(stage, day) for day in days for stage in ("export", "archive", "cleanup")]
+    assert events == [(f"events_{stage}", day) for day in days for stage in ("export", "archive", "cleanup")]
 
 
 def test_range_of_a_table_without_an_end_is_taken_partition_by_partition(

@@ -46,11 +46,11 @@ def spec_of(definitions: dg.Definitions, *path: str) -> dg.AssetSpec:
 
 def test_table_is_a_chain_of_four_assets(folder: Folder) -> None:
     definitions = folder.load().definitions()
-    chain = [spec_of(definitions, "demo", "events", stage) for stage in ("source", "export", "archive", "cleanup")]
+    chain = [spec_of(definitions, "demo", f"events_{stage}") for stage in ("source", "export", "archive", "cleanup")]
     for before, after in pairwise(chain):
         assert [dep.asset_key for dep in after.deps] == [before.key]
     assert {spec.group_name for spec in chain} == {"demo"}
-    assert chain[1].kinds == {"csv", "gzip", "events"}
+    assert chain[1].kinds == {"csv", "gzip"}
     assert chain[1].code_version and chain[1].code_version == chain[3].code_version
     dg.Definitions.validate_loadable(definitions)
 
@@ -58,8 +58,8 @@ def test_table_is_a_chain_of_four_assets(folder: Folder) -> None:
 def test_snapshot_without_a_delete_has_no_cleanup(folder: Folder) -> None:
     folder.write("assets/demo/names/defs.yaml", "type: export_pipelines.ExportTable\nattributes: {table: names}\n")
     keys = folder.load().definitions().resolve_all_asset_keys()
-    assert dg.AssetKey(["demo", "names", "archive"]) in keys
-    assert dg.AssetKey(["demo", "names", "cleanup"]) not in keys
+    assert dg.AssetKey(["demo", "names_archive"]) in keys
+    assert dg.AssetKey(["demo", "names_cleanup"]) not in keys
 
 
 def test_sql_owners_and_description_are_shown(folder: Folder) -> None:
@@ -71,7 +71,7 @@ def test_sql_owners_and_description_are_shown(folder: Folder) -> None:
         """,
     )
     folder.write("assets/demo/other/select.sql", "SELECT 1 AS one")
-    spec = spec_of(folder.load().definitions(), "demo", "other", "export")
+    spec = spec_of(folder.load().definitions(), "demo", "other_export")
     assert spec.owners == ["team:data"]
     assert spec.tags["domain"] == "x"
     assert "What it is." in (spec.description or "")
@@ -82,17 +82,17 @@ def test_derived_statements_are_shown_as_sql(folder: Folder) -> None:
     definitions = folder.load().definitions()
     bounds = 'WHERE "at" >= %(window_start)s AND "at" < %(window_end)s\n```'
     for stage, verb in (("export", "SELECT *\nFROM"), ("cleanup", "DELETE FROM")):
-        text = spec_of(definitions, "demo", "events", stage).description or ""
+        text = spec_of(definitions, "demo", f"events_{stage}").description or ""
         assert f"```sql\n{verb} public.events\n{bounds}" in text
 
 
 def test_partitions_that_ended_are_listed_and_those_that_go_on_are_a_time_window(folder: Folder) -> None:
     """Dagster takes the newest partitions of a time window from today back, whatever its end: plots would be empty."""
-    listed = spec_of(folder.load().definitions(), "demo", "events", "export").partitions_def
+    listed = spec_of(folder.load().definitions(), "demo", "events_export").partitions_def
     assert isinstance(listed, dg.StaticPartitionsDefinition)
     assert listed.get_partition_keys()[-1] == "2025-01-10"
     folder.write("assets/demo/events/defs.yaml", EVENTS.replace(", end: 2025-01-11", ""))
-    going_on = spec_of(folder.load().definitions(), "demo", "events", "export").partitions_def
+    going_on = spec_of(folder.load().definitions(), "demo", "events_export").partitions_def
     assert isinstance(going_on, dg.TimeWindowPartitionsDefinition)
 
 
@@ -109,10 +109,10 @@ def test_broken_folder_is_shown_with_file_and_line_and_takes_no_other_down(folde
     )
     definitions = folder.load().definitions()
     dg.Definitions.validate_loadable(definitions)
-    assert dg.AssetKey(["demo", "events", "export"]) in definitions.resolve_all_asset_keys()
-    spec = spec_of(definitions, "demo", "bad", "broken")
+    assert dg.AssetKey(["demo", "events_export"]) in definitions.resolve_all_asset_keys()
+    spec = spec_of(definitions, "demo", "bad_broken")
     assert spec.group_name == "broken"
-    assert spec.kinds == {"broken", "bad"}
+    assert spec.kinds == {"broken"}
     text = spec.description or ""
     assert "defs.yaml:4: partitons: unknown field" in text
     assert "did you mean 'partitions'?" in text

@@ -57,23 +57,23 @@ def run(folder: Folder, instance: dg.DagsterInstance, job: str, key: str | None 
 def figures(result: dg.ExecuteInProcessResult, table: str) -> dict[str, Any]:
     """The metadata of the materialisation of an expire."""
     (made,) = result.asset_materializations_for_node(f"demo__{table}___expire")
-    assert made.asset_key == dg.AssetKey(["demo", table, "expire"])
+    assert made.asset_key == dg.AssetKey(["demo", f"{table}_expire"])
     return {name: value.value for name, value in made.metadata.items()}
 
 
 def test_a_table_with_retention_has_an_asset_after_its_archive(folder: Folder) -> None:
     definitions = folder.load().definitions()
     specs = {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
-    spec = specs["demo/events/expire"]
-    assert [dep.asset_key.to_user_string() for dep in spec.deps] == ["demo/events/archive"]
+    spec = specs["demo/events_expire"]
+    assert [dep.asset_key.to_user_string() for dep in spec.deps] == ["demo/events_archive"]
     assert spec.group_name == "demo"
     assert "`newest 2`" in (spec.description or "")
     assert "nowhere any more" in (spec.description or "")
-    assert "the only copy of rows stays" in (specs["demo/names/expire"].description or "")
+    assert "the only copy of rows stays" in (specs["demo/names_expire"].description or "")
     folder.write("assets/demo/events/defs.yaml", EVENTS)
     keys = {key.to_user_string() for key in folder.load().definitions().resolve_all_asset_keys()}
-    assert "demo/events/expire" not in keys
-    assert "demo/names/expire" in keys
+    assert "demo/events_expire" not in keys
+    assert "demo/names_expire" in keys
 
 
 def test_an_expire_tells_what_it_kept_and_freed(folder: Folder, instance: dg.DagsterInstance) -> None:

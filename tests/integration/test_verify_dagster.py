@@ -21,7 +21,7 @@ VERIFY = """
 type: export_pipelines.VerifySchedule
 attributes: {name: verify, cron: 30 2 * * *, timezone: Europe/Tallinn, budget: BUDGET, default_status: running}
 """
-KEY = dg.AssetKey(["demo", "events", "archive"])
+KEY = dg.AssetKey(["demo", "events_archive"])
 CHECK = dg.AssetCheckKey(KEY, "verified")
 
 
@@ -63,7 +63,7 @@ def run(folder: Folder, instance: dg.DagsterInstance, **config: Any) -> dict[str
     job = folder.load().definitions().resolve_job_def("verify_job")
     run_config = {"ops": {"verify___verified": {"config": config}}} if config else None
     result = job.execute_in_process(instance=instance, run_config=run_config)
-    return {each.asset_key.path[1]: each for each in result.get_asset_check_evaluations()}
+    return {each.asset_key.path[1].removesuffix("_archive"): each for each in result.get_asset_check_evaluations()}
 
 
 def values(evaluation: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def files(tmp_path: Path) -> list[Path]:
 def test_every_archive_has_the_check_with_what_it_means(folder: Folder) -> None:
     repository = folder.load().definitions().get_repository_def()
     for table in ("events", "names"):
-        key = dg.AssetCheckKey(dg.AssetKey(["demo", table, "archive"]), "verified")
+        key = dg.AssetCheckKey(dg.AssetKey(["demo", f"{table}_archive"]), "verified")
         spec = repository.asset_graph.get_check_spec(key)
         assert "longest ago" in (spec.description or "")
     (schedule,) = [each for each in repository.schedule_defs if each.name == "verify"]
@@ -160,7 +160,7 @@ def test_a_file_larger_than_the_budget_is_a_warning(archived: Folder, instance: 
 def test_a_run_that_archives_does_not_verify(folder: Folder, instance: dg.DagsterInstance) -> None:
     definitions = folder.load().definitions()
     whole = definitions.resolve_implicit_global_asset_job_def()
-    stages = [dg.AssetKey(["demo", "events", stage]) for stage in ("export", "archive")]
+    stages = [dg.AssetKey(["demo", f"events_{stage}"]) for stage in ("export", "archive")]
     done = whole.execute_in_process(instance=instance, asset_selection=stages, partition_key="2025-01-01")
     assert done.success and done.asset_materializations_for_node("demo__events") is not None
     assert "verified" not in {each.check_name for each in done.get_asset_check_evaluations()}
@@ -254,7 +254,7 @@ def test_the_repositorys_own_schedule_verifies_all_its_tables(
     evaluations = job.execute_in_process(instance=instance).get_asset_check_evaluations()
     assert len(evaluations) == len(project.tables)
     assert all(each.passed for each in evaluations)
-    (planes,) = [each for each in evaluations if each.asset_key.path[1] == "planes"]
+    (planes,) = [each for each in evaluations if each.asset_key.path[1] == "planes_archive"]
     assert values(planes)["verified_rows"] == 1
 
 

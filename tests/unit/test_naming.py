@@ -210,6 +210,6 @@ def test_dagster_takes_the_names(table_id: str) -> None:
 
 
 def test_ordinary_ids_stay_readable_in_dagster() -> None:
-    assert asset_key("knowledge_base/agency", "export") == ["knowledge_base", "agency", "export"]
+    assert asset_key("knowledge_base/agency", "export") == ["knowledge_base", "agency_export"]
     assert dagster_name("knowledge_base/agency") == "knowledge_base__agency"
     assert group_name("knowledge-base/2024") == "knowledge_base/2024"
