@@ -22,6 +22,7 @@ from benchmarks.worker import in_own_process
 
 BATCHES = (10_000, 25_000, 50_000, 100_000, 200_000)
 _BATCH = 50_000
+_COPY = "item_copy"
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,10 @@ def _prepared(base: Database, where: str, case: Case, batch_rows: int) -> Iterat
     shutil.rmtree(files, ignore_errors=True)
     forget(base)
     prepared = Prepared(base, "item_template", "catalog_template", files, where, case, batch_rows)
-    for step in ("export", "archive"):
-        in_own_process({**prepared.job, **_places(base, files), "step": step})
+    # Exported under the name that the copies have later: in another database identities are not sound.
+    with _copied(base, "source", _COPY) as source:
+        for step in ("export", "archive"):
+            in_own_process({**prepared.job, **_places(source, files), "step": step})
     shutil.rmtree(files / "exports")
     with _copied(base, "source", prepared.template), _copied(base, "catalog", prepared.catalog_template):
         if case.rewritten:
@@ -163,7 +166,7 @@ def _batched(prepared: Prepared) -> float:
 
 
 def _on_copy(prepared: Prepared, action: Callable[[Database], object]) -> float:
-    with _copied(prepared.base, prepared.template, "item_copy") as copy:
+    with _copied(prepared.base, prepared.template, _COPY) as copy:
         return seconds(lambda: action(copy))
 
 
@@ -173,7 +176,7 @@ def _cleanup(prepared: Prepared) -> dict[str, Any]:
     shutil.copytree(prepared.files, files)
     try:
         with (
-            _copied(base, prepared.template, "item_copy") as source,
+            _copied(base, prepared.template, _COPY) as source,
             _copied(base, prepared.catalog_template, "catalog_copy") as catalog,
         ):
             places = _places(replace(source, catalog=catalog.source), files)
