@@ -41,7 +41,7 @@ def run(base: Database, pairs: int, scale: float) -> str:
     size = file.stat().st_size / 1e6
     shutil.rmtree(folder)
     lines = [
-        ['`gzip -dc | psql -c "COPY … FROM STDIN"`', spread(theirs).text(), "1"],
+        ['`gzip -dc \\| psql -c "COPY … FROM STDIN"`', spread(theirs).text(), "1"],
         ["our restore step", spread(ours).text(), ratios(ours, theirs).text()],
         ["our restore step with its process's start", spread(whole).text(), ratios(whole, theirs).text()],
     ]
