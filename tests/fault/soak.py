@@ -27,7 +27,8 @@ from tests.fault.proofs import deaths
 from tests.fault.scenario import Scenario
 from tests.fault.world import World, new_world
 
-TRIES = 60
+TRIES = 40
+VAIN = 10
 FAULTS_A_SCENARIO = 12
 
 
@@ -89,6 +90,7 @@ def soak(
     rng = random.Random(seed)
     tally, begun = Tally(seed), time.monotonic()
     decks: dict[bool, list[Kind]] = {True: [], False: []}
+    vain: list[str] = []
     while tally.struck.total() < faults:
         s3 = tally.scenarios % 8 == 1
         scenario = Scenario(world, random.Random(rng.randrange(1 << 62)), tally.scenarios, s3=s3)
@@ -96,7 +98,13 @@ def soak(
         try:
             with scenario:
                 for _ in range(min(FAULTS_A_SCENARIO, faults - tally.struck.total())):
-                    history.append(_one(scenario, _draw(decks[s3], s3, rng), tally))
+                    kind = _draw(decks[s3], s3, rng)
+                    history.append(_one(scenario, kind, tally))
+                    if not history[-1]:
+                        # On a slow machine a step may be over too soon, time and again: another scenario will do.
+                        decks[s3].insert(0, kind)
+                        vain.append(kind.name)
+                        assert len(vain) <= VAIN, f"these did not strike in {TRIES} tries each: {vain}"
                     if scenario.rng.random() < 0.15:
                         scenario.prove_restored()
                 scenario.at_the_end()
@@ -124,7 +132,8 @@ def _draw(deck: list[Kind], s3: bool, rng: random.Random) -> Kind:
 
 
 def _one(scenario: Scenario, kind: Kind, tally: Tally) -> str:
-    """Let a fault of this kind strike, and prove; sometimes the step is run again at once, sometimes not."""
+    """Let a fault of this kind strike, and prove; sometimes the step is run again at once, sometimes not. What was
+    done; empty if it did not strike in many tries."""
     for _ in range(TRIES):
         step, day = scenario.rng.choice(kind.steps), scenario.rng.choice(DAYS)
         scenario.prepare(step, day)
@@ -137,7 +146,7 @@ def _one(scenario: Scenario, kind: Kind, tally: Tally) -> str:
                 scenario.patiently(step, day)
             return f"{kind.name}: {step} of {day}"
         tally.missed[kind.name] += 1
-    raise AssertionError(f"{kind.name} did not strike in {TRIES} tries")
+    return ""
 
 
 def main() -> None:
