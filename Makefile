@@ -5,7 +5,7 @@ WORKERS ?= 3
 PYTEST := $(RUN)python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo dev test test-all check lock bench soak clean
+.PHONY: help bootstrap demo demo-mysql dev test test-all check lock bench soak clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -15,6 +15,10 @@ bootstrap:  ## Make .venv and install the locked packages (all the others do thi
 
 demo: bootstrap  ## Export, archive and clean up real tables in an embedded database
 	@$(RUN)export-pipelines demo
+
+demo-mysql: bootstrap  ## Export and archive the four dumps of a health service from a MariaDB (which it installs)
+	scripts/debian-packages.sh mariadb
+	@$(RUN)export-pipelines demo --mysql
 
 dev: bootstrap  ## Run database, web UI, daemon and code server until Ctrl-C
 	@$(RUN)export-pipelines up

@@ -7,11 +7,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import cleanup, export, memory, partitions, restore, startup, verify
+from benchmarks import cleanup, export, memory, mysql, partitions, restore, startup, verify
 from benchmarks.measure import say
 from benchmarks.server import database, remove_cluster
 
-NAMES = ("export", "cleanup", "partitions", "startup", "memory", "restore", "verify")
+NAMES = ("export", "cleanup", "partitions", "startup", "memory", "restore", "verify", "mysql")
 
 
 def main() -> None:
@@ -38,6 +38,7 @@ def main() -> None:
                 "restore": lambda: restore.run(base, given.pairs, given.scale),
                 "verify": lambda: verify.run(base, given.pairs, given.scale),
                 "memory": lambda: memory.run(base, given.most),
+                "mysql": lambda: mysql.run(base, given.pairs, given.rows // 2),
             }
             results = {name: measure[name]() for name in given.names or NAMES}
     finally:

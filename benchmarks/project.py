@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from export_pipelines.catalog import Catalog
+from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.table import (
     Cadence,
@@ -24,7 +26,7 @@ def context(source: str, catalog: str, folder: Path, table: TableDefinition) -> 
     """A step's context with stores below `folder`."""
     return StepContext(
         table=table,
-        source=PostgresSource(source),
+        source=MysqlSource(source) if table.engine == "mysql" else PostgresSource(source),
         exports=open_store((folder / "exports").as_uri()),
         archive=open_store((folder / "archive").as_uri()),
         catalog=Catalog(catalog),
@@ -39,12 +41,20 @@ def snapshot(
     compression: Compression = Compression.GZIP,
     select_sql: str | None = None,
     delete_sql: str | None = None,
+    engine: Literal["postgresql", "mysql"] = "postgresql",
 ) -> TableDefinition:
-    """An unpartitioned table of the schema `public`, cleaned up after its archive."""
+    """An unpartitioned table of the schema `public` (of MySQL: of its database), cleaned up after its archive."""
     cleanup = CleanupSpec(mode=CleanupMode.AFTER_ARCHIVE, batch_rows=batch_rows)
-    spec = TableSpec(table=f"public.{name}", cleanup=cleanup, compression=compression)
+    full = name if engine == "mysql" else f"public.{name}"
+    spec = TableSpec(table=full, cleanup=cleanup, compression=compression)
     return TableDefinition(
-        name=name, group="bench", folder=Path("bench"), spec=spec, select_sql=select_sql, delete_sql=delete_sql
+        name=name,
+        group="bench",
+        folder=Path("bench"),
+        spec=spec,
+        select_sql=select_sql,
+        delete_sql=delete_sql,
+        engine=engine,
     )
 
 

@@ -62,6 +62,7 @@ def main() -> None:
         compression=Compression(job.get("compression", "gzip")),
         select_sql=job.get("select_sql"),
         delete_sql=job.get("delete_sql"),
+        engine=job.get("engine", "postgresql"),
     )
     ctx = context(job["source"], job["catalog"], Path(job["folder"]), table)
     begun = time.perf_counter()

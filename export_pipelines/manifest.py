@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 
 
 class Column(SpecModel):
-    """A column of the file, with its type as PostgreSQL's format_type() spells it."""
+    """A column of the file, with its type as its server spells it: PostgreSQL's format_type(), MySQL's COLUMN_TYPE."""
 
     name: str
     type: str
@@ -53,10 +53,13 @@ class IdentityProof(SpecModel):
     header), with `tableoid,` before it when `tableoid` is true.
     mode `key`: each line is that identity, then the MD5 of the source row's text, then its key, of the rows of
     `relation` which delete.sql matched in the same snapshot and whose key is in the file.
+    mode `record` (MySQL and MariaDB, whose rows have no identity of their own): line n is the key of the source row
+    behind record n, as CSV, then the BLAKE2b-128 of the CSV text of all its columns; of a table without a key the
+    latter alone. There, lines of mode `key` are the same, followed by the digest of the key.
     mode `none`: nothing can be proved, and cleanup refuses; `reason` says why.
     """
 
-    mode: Literal["row", "key", "none"]
+    mode: Literal["row", "record", "key", "none"]
     reason: str = ""
     relation: str = ""
     """Schema-qualified, quoted name of the relation which the identities belong to."""
@@ -67,6 +70,11 @@ class IdentityProof(SpecModel):
     key: tuple[str, ...] = ()
     file: FileProof | None = None
     buckets: tuple[Bucket, ...] = ()
+
+    @property
+    def aligned(self) -> bool:
+        """Whether line n of the sidecar belongs to record n of the file."""
+        return self.mode in ("row", "record")
 
 
 class Relation(SpecModel):
@@ -80,14 +88,16 @@ class Relation(SpecModel):
 class Snapshot(SpecModel):
     """The server and the consistent view that was read."""
 
+    engine: Literal["postgresql", "mysql"] = "postgresql"
+    """`mysql` for MariaDB, too."""
     server_version: str
     database: str
     system_identifier: str
     timeline: int
     snapshot: str
-    """pg_current_snapshot() of the transaction."""
+    """pg_current_snapshot() of the transaction; of MySQL the position of its binary log, if it has one."""
     next_xid: int
-    """64-bit: every row version seen is older than this."""
+    """64-bit: every row version seen is older than this; 0 of MySQL."""
     relations: tuple[Relation, ...] = ()
     fingerprint: str = ""
     """SHA-256 over columns, types and enum labels of the relations."""
@@ -169,9 +179,9 @@ class CleanupReceipt(ChainEntry):
     artifact_sequence: int
     deleted_rows: int
     deleted: tuple[tuple[int, int], ...]
-    proof: Literal["row", "key", "content"]
+    proof: Literal["row", "record", "key", "content"]
     transactions: tuple[str, ...] = ()
-    """64-bit transaction ids of the source that committed it."""
+    """64-bit transaction ids of the source that committed it; empty of MySQL, which does not tell how one ended."""
 
 
 class ExpireTombstone(ChainEntry):

@@ -109,6 +109,18 @@ def window_of(spec: PartitionsSpec | None, key: str, now: datetime | None = None
     return near
 
 
+def window_starting(spec: PartitionsSpec, start: datetime) -> Window | None:
+    """The window that starts at a moment (zone-aware), closed or not; None if none does."""
+    local = start.astimezone(ZoneInfo(spec.timezone))
+    key = local.strftime(key_format(spec))
+    # The second of two equal hours has its offset in its key.
+    for each in (key, key + local.strftime("%z")):
+        near = _window_near(spec, each)
+        if near and near.start and near.start.timestamp() == start.timestamp() and _within(spec, near):
+            return near
+    return None
+
+
 def windows_between(spec: PartitionsSpec | None, first_key: str, last_key: str) -> list[Window]:
     """The windows from one key to another, both included, oldest first, closed or not.
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from export_pipelines.local import mariadb as local_mariadb
 from export_pipelines.local.postgres import Address
+from tests.support.mariadb import mariadb_server, new_mysql_database
 from tests.support.servers import (
     Seaweed,
     TlsPostgres,
@@ -23,7 +25,7 @@ from tests.support.servers import (
 # No test may find the databases and stores of the person who runs it.
 for _name in (
     *("DATABASE_URL", "DAGSTER_PG_URL", "EXPORT_PATH", "DSL_PATH", "ARCHIVE_URL", "DAGSTER_HOME"),
-    *("AWS_ENDPOINT_URL", "AWS_PROFILE", "EXPORT_PIPELINES_PROJECT"),
+    *("AWS_ENDPOINT_URL", "AWS_PROFILE", "EXPORT_PIPELINES_PROJECT", "HEALTH_DATABASE_URL"),
 ):
     os.environ.pop(_name, None)
 
@@ -95,6 +97,20 @@ def tls_postgres() -> Iterator[TlsPostgres]:
     """Debian's PostgreSQL with TLS; tests that want it are marked `debian`."""
     with tls_postgres_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[local_mariadb.Address]:
+    """A real MariaDB for the session; tests that want it are marked `debian`."""
+    with mariadb_server() as server:
+        yield server
+
+
+@pytest.fixture
+def mysql_database(mariadb: local_mariadb.Address) -> Iterator[str]:
+    """URL of an empty database of this test's own in MariaDB."""
+    with new_mysql_database(mariadb) as url:
+        yield url
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg2
 
+from export_pipelines.catalog.dumps import Dumps
 from export_pipelines.catalog.fence import Fence, Ranges, count
 from export_pipelines.catalog.holds import HoldRow, Holds
 from export_pipelines.catalog.verifications import VerificationRow, Verifications
@@ -99,7 +100,7 @@ _BATCH = "SELECT id, export_id, bucket, state, source_xid, rows, deleted, proof,
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 
 
-class Catalog(Holds, Fence, Verifications):
+class Catalog(Holds, Fence, Verifications, Dumps):
     """Access to the catalog. Connects when first used, and again after a lost connection; one transaction a call."""
 
     def __init__(self, url: str, schema: str = "export_pipelines") -> None:

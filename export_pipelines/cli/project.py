@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from export_pipelines.components.project import Project
     from export_pipelines.formats.encryption import Keyring
     from export_pipelines.signing import SigningKeys
-    from export_pipelines.sources.postgres import PostgresSource
-    from export_pipelines.steps.context import StepContext
+    from export_pipelines.steps.context import Source, StepContext
     from export_pipelines.stores.base import Store
 
 
@@ -102,7 +101,7 @@ class Opened:
         return next((each for each in self.project.broken if name in (each.id, each.name)), None)
 
     def resource(self, key: str) -> Any:
-        """The resource of a key, opened: a PostgresSource, a Store or the Catalog.
+        """The resource of a key, opened: a source, a Store or the Catalog.
 
         Raises:
             RequestError: there is none, or a variable that it reads is not set.
@@ -138,17 +137,19 @@ class Opened:
         store: Store = self.resource(table.spec.archive)
         return store
 
-    def source(self, connection: str) -> PostgresSource:
+    def source(self, connection: str) -> Source:
         """The database of a connection's name."""
-        source: PostgresSource = self.resource(connection)
+        source: Source = self.resource(connection)
         return source
 
     def step(self, table: TableDefinition, **more: Any) -> StepContext:
         """A table with all that a step of it needs."""
         from export_pipelines.steps.context import StepContext
 
+        report = table.spec.dump.report
         return StepContext(
             table=table,
+            reports=self.source(report.connection) if report and report.connection else None,
             source=self.source(table.spec.connection),
             deleter=self.source(table.spec.cleanup.connection) if table.spec.cleanup.connection else None,
             exports=self.resource(table.spec.store),

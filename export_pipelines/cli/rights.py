@@ -14,7 +14,7 @@ from export_pipelines.errors import SpecError
 from export_pipelines.sources.postgres import Session
 from export_pipelines.specs.table import CleanupMode, TableDefinition
 from export_pipelines.sql import quote_identifier
-from export_pipelines.steps.statements import Statements
+from export_pipelines.steps.postgres.statements import Statements
 
 POWERS = ("rolsuper", "rolbypassrls", "rolcreaterole", "rolcreatedb", "rolreplication")
 """What a role may be, and none of ours needs to be. BYPASSRLS is wanted where row-level security hides rows."""

@@ -69,9 +69,18 @@ def roles_command(
 
 def statements(project: Opened, names: Names, restore_schema: str | None) -> Iterator[str]:
     """The lines of SQL."""
+    from export_pipelines.cli.inspection import sample
+    from export_pipelines.cli.inspection_mysql import accounts
+    from export_pipelines.sources.postgres import PostgresSource
+
     yield "-- Roles for export-pipelines. Run with: psql -v ON_ERROR_STOP=1 -f FILE DATABASE"
     for connection, tables in sorted(_by_connection(project).items()):
         source = project.source(connection)
+        if not isinstance(source, PostgresSource):
+            yield f"\n-- In MySQL or MariaDB, as an administrator: connection {_comment(connection)}"
+            windows = {table.id: sample(table) for table in tables}
+            yield from accounts(source, tables, windows, (names.reader, names.deleter))
+            continue
         with source.session() as session:
             session.begin()
             database = str(session.one("SELECT current_database()::text")[0])

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import dagster as dg
 from dagster import AssetCheckEvaluation
@@ -60,7 +61,7 @@ class Failed:
 class PartitionRun:
     """One run of one table."""
 
-    context: dg.AssetExecutionContext
+    context: dg.AssetExecutionContext | dg.OpExecutionContext
     table: TableDefinition
     step: StepContext
     stages: list[Stage]
@@ -118,8 +119,8 @@ class PartitionRun:
         off = self.table.spec.cleanup.mode is CleanupMode.OFF
         return stage is Stage.CLEANUP and off and len(self.stages) > 1 and isinstance(error, CleanupRefused)
 
-    def stage(self, stage: Stage, window: Window) -> None:
-        """Do one stage of one partition, and tell Dagster."""
+    def stage(self, stage: Stage, window: Window) -> results.Metadata:
+        """Do one stage of one partition, and tell Dagster; what it was told."""
         started = time.monotonic()
         outcome = _FUNCTIONS[stage](self.step, window)
         metadata = outcome.metadata(self.step, time.monotonic() - started)
@@ -138,6 +139,7 @@ class PartitionRun:
         )
         for each in checks:
             self.check(stage, window, each)
+        return metadata
 
     def checks(self, outcome: results.Outcome) -> list[results.Check]:
         """The checks that the step's own result answers; those that compare with what Dagster knows from before."""
@@ -154,7 +156,8 @@ class PartitionRun:
             self.check(stage, window, results.Check("digests_agree", passed=False, description=str(error)))
 
     def check(self, stage: Stage, window: Window, check: results.Check) -> None:
-        self.context.log_event(
+        # An op of a job has the same log, with a narrower type.
+        cast("dg.AssetExecutionContext", self.context).log_event(
             AssetCheckEvaluation(
                 asset_key=self.key(stage),
                 check_name=check.name,
@@ -235,15 +238,17 @@ def run_partitions(context: dg.AssetExecutionContext, table: TableDefinition, id
 
 
 def step_context(
-    context: dg.AssetExecutionContext, table: TableDefinition, identities: Iterable[str] = ()
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, table: TableDefinition, identities: Iterable[str] = ()
 ) -> StepContext:
     """What the steps of a table are given in a run."""
+    report = table.spec.dump.report
     return StepContext(
         table=table,
         source=getattr(context.resources, table.spec.connection).open(),
         deleter=getattr(context.resources, table.spec.cleanup.connection).open()
         if table.spec.cleanup.connection
         else None,
+        reports=getattr(context.resources, report.connection).open() if report and report.connection else None,
         exports=getattr(context.resources, table.spec.store).open(),
         archive=getattr(context.resources, table.spec.archive).open(),
         catalog=context.resources.catalog.open(),

@@ -39,10 +39,11 @@ class Reporter:
 
     def _observe(self, progress: Progress, seconds: float) -> None:
         speed = progress.bytes / 1e6 / seconds
+        partitioned = self._table.spec.partitions is not None and progress.stage not in ("expire", "dump")
         self._context.log_event(
             dg.AssetObservation(
                 dg.AssetKey(naming.asset_key(self._table.id, self._stage(progress))),
-                partition=progress.partition if self._table.spec.partitions and progress.stage != "expire" else None,
+                partition=progress.partition if partitioned else None,
                 description=f"{progress.stage}: {progress.rows:,} rows, {progress.bytes / 1e6:,.1f} MB so far",
                 metadata={"rows": progress.rows, "raw_bytes": progress.bytes, "mb_per_second": round(speed, 2)},
             )
@@ -50,4 +51,6 @@ class Reporter:
 
     @staticmethod
     def _stage(progress: Progress) -> str:
+        if progress.stage == "dump":
+            return "export"
         return progress.stage if progress.stage in ("export", "archive", "cleanup", "expire") else "archive"

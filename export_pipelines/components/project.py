@@ -29,12 +29,15 @@ from export_pipelines.components.automation import (
 )
 from export_pipelines.components.drill import CHECK as DRILL
 from export_pipelines.components.drill import drill_definitions
+from export_pipelines.components.dump_job import dump_job
 from export_pipelines.components.notices import failure_notice
 from export_pipelines.components.resources import (
     AgeIdentityResource,
     AgeIdentitySpec,
     CatalogSpec,
     FilesystemStoreSpec,
+    MysqlConnectionResource,
+    MysqlConnectionSpec,
     PostgresConnectionResource,
     PostgresConnectionSpec,
     ResourceSpec,
@@ -63,6 +66,7 @@ BROKEN_GROUP = "broken"
 
 RESOURCES: dict[str, type[ResourceSpec]] = {
     "PostgresConnection": PostgresConnectionSpec,
+    "MysqlConnection": MysqlConnectionSpec,
     "CatalogDatabase": CatalogSpec,
     "FilesystemStore": FilesystemStoreSpec,
     "S3Store": S3StoreSpec,
@@ -128,7 +132,8 @@ class Project:
         """The jobs of the tables, and that of a restore."""
         defined = {name: each.table for name, each in self.tables.items()}
         restore = restore_job(Places(defined, self.resources, self.identities))
-        return [restore, *(job for each in self.tables.values() for job in each.jobs.values())]
+        dumps = [dump_job(each.table, self.identities) for each in self.tables.values()]
+        return [restore, *dumps, *(job for each in self.tables.values() for job in each.jobs.values())]
 
     def tables_named(self, patterns: Iterable[str]) -> Iterator[TableAssets]:
         """The tables whose id matches any of some patterns."""
@@ -170,7 +175,7 @@ def broken_asset(broken: BrokenFolder, root: Path) -> dg.AssetSpec:
 
 def _load_table(project: Project, table: TableDefinition) -> None:
     missing = required_resources(table) - project.resources.keys()
-    table = _with_encryption(project, table)
+    table = _with_engine(project, _with_encryption(project, table))
     errors = [_unknown_resource(project, table, name) for name in sorted(missing)]
     if not errors:
         try:
@@ -187,6 +192,12 @@ def _with_encryption(project: Project, table: TableDefinition) -> TableDefinitio
     stores = (project.encryption.get(key) for key in (table.spec.store, table.spec.archive))
     found = table.spec.encryption or next((each for each in stores if each is not None), None)
     return table.model_copy(update={"spec": table.spec.model_copy(update={"encryption": found})})
+
+
+def _with_engine(project: Project, table: TableDefinition) -> TableDefinition:
+    """The table with the kind of database that its connection leads to."""
+    is_mysql = isinstance(project.resources.get(table.spec.connection), MysqlConnectionResource)
+    return table.model_copy(update={"engine": "mysql" if is_mysql else "postgresql"})
 
 
 def _unknown_resource(project: Project, table: TableDefinition, name: str) -> SpecError:

@@ -15,6 +15,7 @@ from export_pipelines.catalog import Catalog
 from export_pipelines.errors import RequestError
 from export_pipelines.formats.encryption import Keyring
 from export_pipelines.signing import SigningKeys, read_key_file, read_public_key, read_signer
+from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.encryption import EncryptionSpec
 from export_pipelines.specs.model import SpecModel
@@ -95,6 +96,33 @@ class PostgresConnectionSpec(ResourceSpec):
         if self.role:
             parameters["options"] = "-c role=" + self.role.replace("\\", "\\\\").replace(" ", "\\ ")
         return PostgresConnectionResource(url=resolved(self.url), parameters=parameters)
+
+
+class MysqlConnectionSpec(ResourceSpec):
+    """A MySQL or MariaDB database that tables are exported from."""
+
+    url: Value
+    """`mysql://user:password@host:port/database`, as a rule `{env: …}`."""
+    connect_timeout: int = Field(default=10, ge=1)
+    """Seconds."""
+    optional: bool = False
+    """Whether a machine may lack it: where its variable is not set, `check` passes over it and its tables."""
+    ssl_ca: str | None = None
+    """File of the certificate authority. With it the connection is encrypted, and the certificate checked."""
+    ssl_cert: str | None = None
+    """File of the client's certificate."""
+    ssl_key: str | None = None
+    """File of the client's key."""
+    ssl_verify_identity: bool = True
+    """Whether the certificate must be that of the host's name; counts with `ssl_ca`."""
+
+    _check_url = field_validator("url")(_no_password)
+
+    def resource(self) -> MysqlConnectionResource:
+        files = {name: value for name in ("ssl_ca", "ssl_cert", "ssl_key") if (value := getattr(self, name))}
+        verify = {"ssl_verify_cert": True, "ssl_verify_identity": self.ssl_verify_identity} if self.ssl_ca else {}
+        parameters = {"connect_timeout": self.connect_timeout, **files, **verify}
+        return MysqlConnectionResource(url=resolved(self.url), parameters=parameters, optional=self.optional)
 
 
 class CatalogSpec(ResourceSpec):
@@ -224,6 +252,18 @@ class PostgresConnectionResource(dg.ConfigurableResource[Any]):
     def open(self) -> PostgresSource:
         """The source; it connects when it is used."""
         return PostgresSource(self.url, parameters=dict(self.parameters))
+
+
+class MysqlConnectionResource(dg.ConfigurableResource[Any]):
+    """A connection to MySQL or MariaDB."""
+
+    url: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    optional: bool = False
+
+    def open(self) -> MysqlSource:
+        """The source; it connects when it is used."""
+        return MysqlSource(self.url, parameters=dict(self.parameters))
 
 
 class CatalogResource(dg.ConfigurableResource[Any]):

@@ -20,7 +20,7 @@ from export_pipelines.components.automation import Stage
 from export_pipelines.components.expire import EXPIRE, expire_asset, expire_job
 from export_pipelines.components.partition_run import run_partitions
 from export_pipelines.specs.table import CleanupMode, TableDefinition
-from export_pipelines.steps import statements
+from export_pipelines.steps.engine import texts
 
 MAX_LISTED = 10_000
 """Partitions that are given to Dagster as a list of keys, at most."""
@@ -40,6 +40,10 @@ CHECKS = {
     },
 }
 """Names and descriptions of the asset checks by stage."""
+
+
+_KINDS = {"postgresql": "postgres", "mysql": "mysql"}
+"""Icons of Dagster's UI."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def job_name(table: TableDefinition, stage: Stage | str) -> str:
 def required_resources(table: TableDefinition) -> set[str]:
     """Keys of the resources which a table's steps use."""
     spec = table.spec
-    return {spec.connection, spec.cleanup.connection or spec.connection, spec.store, spec.archive, "catalog", "signing"}
+    used = {spec.connection, spec.cleanup.connection or spec.connection, spec.store, spec.archive, "catalog", "signing"}
+    return used | {spec.dump.report.connection or spec.connection} if spec.dump.report else used
 
 
 def _source_spec(table: TableDefinition) -> dg.AssetSpec:
@@ -116,7 +121,7 @@ def _source_spec(table: TableDefinition) -> dg.AssetSpec:
         group_name=naming.group_name(table.group),
         owners=list(table.spec.owners),
         tags=dict(table.spec.tags),
-        kinds={"postgres"},
+        kinds={_KINDS[table.engine]},
         metadata=_source_metadata(table),
     )
 
@@ -137,7 +142,7 @@ def _step_spec(table: TableDefinition, stage: Stage) -> dg.AssetSpec:
     kinds = {
         Stage.EXPORT: {table.spec.format.type, table.spec.compression.value} - {"none"},
         Stage.ARCHIVE: {"archive"},
-        Stage.CLEANUP: {"postgres", "sql"},
+        Stage.CLEANUP: {_KINDS[table.engine], "sql"},
     }[stage]
     return dg.AssetSpec(
         asset_key(table, stage),
@@ -193,14 +198,14 @@ def _freshness(table: TableDefinition, stage: Stage) -> Any:
 
 def _description(table: TableDefinition, stage: Stage) -> str:
     spec = table.spec
-    select, delete = statements.texts(table)
+    select, delete = texts(table)
     export = f"Reads one snapshot into a file of the store `{spec.store}`."
-    texts = {
+    told = {
         Stage.EXPORT: f"{export}{_other_columns(table)}{_sql(select)}",
         Stage.ARCHIVE: f"Copies the file to the store `{spec.archive}`, reads it back and writes its manifest.",
         Stage.CLEANUP: f"{_cleanup_text(table)}{_sql(delete or '')}",
     }
-    return "\n\n".join(text for text in (spec.description.strip(), texts[stage]) if text)
+    return "\n\n".join(text for text in (spec.description.strip(), told[stage]) if text)
 
 
 def _cleanup_text(table: TableDefinition) -> str:

@@ -31,6 +31,7 @@ from export_pipelines.components.resources import (
     AgeIdentitySpec,
     CatalogSpec,
     FilesystemStoreSpec,
+    MysqlConnectionSpec,
     PostgresConnectionSpec,
     ResourceSpec,
     S3StoreSpec,
@@ -52,6 +53,7 @@ __all__ = [
     "ExportTable",
     "FailureNotice",
     "FilesystemStore",
+    "MysqlConnection",
     "PostgresConnection",
     "S3Store",
     "SigningKey",
@@ -139,6 +141,13 @@ class PostgresConnection(ResourceShell):
     """A PostgreSQL database that tables are exported from."""
 
     model = PostgresConnectionSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class MysqlConnection(ResourceShell):
+    """A MySQL or MariaDB database that tables are exported from."""
+
+    model = MysqlConnectionSpec
 
 
 @dg.scaffold_with(TemplateScaffolder)

@@ -29,6 +29,7 @@ import psycopg2
 from export_pipelines.errors import SourceError
 from export_pipelines.local import binaries
 from export_pipelines.local.children import free_port, port_is_free, spawn, stop
+from export_pipelines.local.state import command_of, locked, tail, wait_until, write_private
 
 # Not the name of a schema: `"$user"` comes first in the search path, and Dagster's tables would land in our catalog.
 USER = "project"
@@ -58,13 +59,13 @@ def embedded(state: Path, *, databases: Sequence[str] = (), fsync: bool = True) 
     server = Server(state / "postgres", fsync=fsync)
     server.folder.mkdir(parents=True, exist_ok=True)
     with (server.folder / "users.lock").open("w") as users:
-        with _locked(server.folder / "start.lock"):
+        with locked(server.folder / "start.lock"):
             fcntl.flock(users, fcntl.LOCK_SH)
             address = server.ensure_running(databases)
         try:
             yield address
         finally:
-            with _locked(server.folder / "start.lock"), suppress(BlockingIOError):
+            with locked(server.folder / "start.lock"), suppress(BlockingIOError):
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 server.stop()
 
@@ -119,7 +120,7 @@ class Server:
         for kind, seconds in ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
             with suppress(ProcessLookupError):
                 os.kill(pid, kind)
-            if _wait(lambda: self._reaped() and _postmaster(data) is None, seconds):
+            if wait_until(lambda: self._reaped() and _postmaster(data) is None, seconds):
                 return
         raise SourceError(f"the embedded PostgreSQL (process {pid}) does not end", hint=f"see {self.log}")
 
@@ -142,7 +143,7 @@ class Server:
         code = process.wait(120)
         binaries.remove(password)
         if code != 0:
-            raise SourceError(f"initdb failed with code {code}:\n{_tail(self.log)}", hint=f"see {self.log}")
+            raise SourceError(f"initdb failed with code {code}:\n{tail(self.log)}", hint=f"see {self.log}")
         _write_address(self.folder, address)
         binaries.remove(installation.data)
         new.rename(installation.data)
@@ -163,7 +164,7 @@ class Server:
                 return address
             stop(self._process, first=signal.SIGQUIT, grace_seconds=2)
             time.sleep(attempt / 2)
-        raise SourceError(f"PostgreSQL did not start:\n{_tail(self.log)}", hint=f"see {self.log}")
+        raise SourceError(f"PostgreSQL did not start:\n{tail(self.log)}", hint=f"see {self.log}")
 
     def _launch(self, address: Address, installation: binaries.Installation) -> subprocess.Popen[bytes]:
         switch = "on" if self.fsync else "off"
@@ -193,7 +194,7 @@ class Server:
         )
 
     def _wait_until_ready(self, address: Address, data: Path) -> bool:
-        return _wait(lambda: self._answers(address, data) or self._ended(), START_SECONDS) and not self._ended()
+        return wait_until(lambda: self._answers(address, data) or self._ended(), START_SECONDS) and not self._ended()
 
     def _ended(self) -> bool:
         return self._process is not None and self._process.poll() is not None
@@ -242,31 +243,7 @@ def _postmaster(data: Path) -> int | None:
     except (OSError, ValueError):
         return None
     # Process ids are used again after a crash: only a server of this very cluster counts.
-    return pid if f"postgres -D {data} " in _command_of(pid) else None
-
-
-def _command_of(pid: int) -> str:
-    """Command line of a process, "" if there is none or it has ended and waits for its parent."""
-    if Path("/proc/self/cmdline").exists():
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
-        except OSError:
-            return ""
-    found = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return "" if "<defunct>" in found.stdout else found.stdout
-
-
-def _wait(condition: Any, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-1500:] if log.exists() else ""
+    return pid if f"postgres -D {data} " in command_of(pid) else None
 
 
 def _read_address(folder: Path) -> Address | None:
@@ -278,15 +255,4 @@ def _read_address(folder: Path) -> Address | None:
 
 
 def _write_address(folder: Path, address: Address) -> None:
-    new = folder / "server.json.new"
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({"port": address.port, "user": USER, "password": address.password}, file)
-    new.replace(folder / "server.json")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    write_private(folder / "server.json", {"port": address.port, "user": USER, "password": address.password})

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import psycopg2
 import psycopg2.extensions
@@ -113,6 +113,7 @@ class PostgresSource:
 
     url: str = field(repr=False)
     parameters: dict[str, str] = field(default_factory=dict)
+    engine: ClassVar[Literal["postgresql"]] = "postgresql"
     _idle: list[_Idle] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property

@@ -10,10 +10,12 @@ import re
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
+from export_pipelines.specs.dump import DumpSpec
 from export_pipelines.specs.encryption import EncryptionSpec
 from export_pipelines.specs.model import SpecModel
 
@@ -249,7 +251,7 @@ class TableSpec(SpecModel):
     """Whether a partition holds everything before its end that is not yet archived. Found out from select.sql:
     true when it uses neither window_start nor partition_key."""
     connection: str = "source"
-    """Name of the PostgreSQL connection in resources/."""
+    """Name of the connection in resources/: to PostgreSQL, MySQL or MariaDB."""
     store: str = "exports"
     """Name of the store in resources/ which the export writes to."""
     archive: str = "archive"
@@ -277,6 +279,8 @@ class TableSpec(SpecModel):
     """Deleting source rows that are proved to be archived."""
     retention: RetentionSpec | None = None
     """Which archived files stay. Absent: all, for ever."""
+    dump: DumpSpec = DumpSpec()
+    """How `export-pipelines dump` dumps any range of it, and in which table of reports its files are entered."""
     session_timezone: str = "UTC"
     """TimeZone of the session: how timestamptz values print, and how a parameter compares to a timestamp without
     a zone."""
@@ -314,6 +318,8 @@ class TableSpec(SpecModel):
             )
         if both := set(self.exclude_columns) & set(self.mask_columns):
             raise ValueError(f"columns {sorted(both)} are both excluded and masked")
+        if problem := self.dump.problem(partitioned=self.partitions is not None, keep_export=self.keep_export):
+            raise ValueError(problem)
         return self
 
 
@@ -332,6 +338,8 @@ class TableDefinition(SpecModel):
     """Text of delete.sql as it stands, None when derived or absent."""
     version: str = ""
     """SHA-256 over the folder's definition files: changes whenever the definition does."""
+    engine: Literal["postgresql", "mysql"] = "postgresql"
+    """The kind of database that its connection leads to, `mysql` for MariaDB, too; decides the dialect of its SQL."""
 
     @property
     def id(self) -> str:

@@ -321,7 +321,7 @@ class _Adoption:
             select_sql="",
             select_sha256="",
             definition_version="",
-            software=software(),
+            software=software("postgresql"),
             run_id=self.run_id,
             started=now,
             finished=now,

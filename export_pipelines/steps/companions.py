@@ -15,7 +15,9 @@ from export_pipelines.manifest import ExportRecord, FileProof, digest
 from export_pipelines.naming import safe
 from export_pipelines.sources.postgres import PINNED
 from export_pipelines.sql import quote_identifier, quote_literal
-from export_pipelines.steps.ddl import create_table_sql
+from export_pipelines.sql_mysql import quote_identifier as mysql_identifier
+from export_pipelines.sql_mysql import quote_literal as mysql_literal
+from export_pipelines.steps.ddl import create_table_sql, mysql_load_sql, mysql_table_sql
 from export_pipelines.stores.base import Store
 
 SUMS = "SHA256SUMS"
@@ -36,7 +38,9 @@ def write_companions(
 
 
 def table_sql(export: ExportRecord) -> str:
-    """CREATE TABLE of an export's columns, and in comments how its file is loaded."""
+    """CREATE TABLE of an export's columns in the dialect of its source, and in comments how its file is loaded."""
+    if export.source.engine == "mysql":
+        return _mysql_sql(export)
     table = quote_identifier(_name(export))
     notes = [
         f"{export.table}, partition {export.partition}, generation {export.generation}: {export.rows} rows",
@@ -48,6 +52,20 @@ def table_sql(export: ExportRecord) -> str:
     settings = {**PINNED, "TimeZone": "UTC", **export.source.settings}
     sets = "".join(f"SET {name} = {quote_literal(settings[name])};\n" for name in _SETTINGS)
     return f"{comments}{sets}{create_table_sql(table, export.columns)};\n"
+
+
+def _mysql_sql(export: ExportRecord) -> str:
+    table = mysql_identifier(_name(export))
+    settings = {"sql_mode": "", "time_zone": "+00:00", **export.source.settings}
+    notes = [
+        f"{export.table}, partition {export.partition}, generation {export.generation}: {export.rows} rows",
+        "These settings and this statement, then in the same session the file (decrypted and decompressed).",
+        "LOAD DATA takes an empty string for NULL: where both matter, restore the file with export-pipelines.",
+        mysql_load_sql(table, export.columns, export.csv),
+    ]
+    comments = "".join(f"-- {' '.join(note.split())}\n" for note in notes)
+    sets = [f"SET {name} = {mysql_literal(settings[name])};\n" for name in ("sql_mode", "time_zone")]
+    return f"{comments}SET NAMES utf8mb4;\n{''.join(sets)}{mysql_table_sql(table, export.columns)};\n"
 
 
 def _name(export: ExportRecord) -> str:

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 from export_pipelines.catalog import Catalog
 from export_pipelines.formats.encryption import NO_KEYS, Keyring
 from export_pipelines.signing import Signer
+from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.table import TableDefinition
 from export_pipelines.stores.base import Store
+
+Source = PostgresSource | MysqlSource
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class StepContext:
     """A table with all that a step of it needs. Steps know nothing of Dagster."""
 
     table: TableDefinition
-    source: PostgresSource
+    source: Source
     exports: Store
     archive: Store
     catalog: Catalog
@@ -42,7 +45,9 @@ class StepContext:
     progress: Callable[[Progress], None] = field(default=silent)
     keyring: Keyring = field(default=NO_KEYS, repr=False)
     """What opens encrypted files. Without a key all works but what must read their rows."""
-    deleter: PostgresSource | None = None
+    reports: Source | None = None
+    """The database with the table of reports, where it is not `source`."""
+    deleter: Source | None = None
     """The same database by a role that may delete, where `source` may only read."""
     signer: Signer | None = None
     """What signs the entries of the chain; nothing does without it."""

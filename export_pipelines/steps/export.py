@@ -5,42 +5,30 @@ from __future__ import annotations
 import platform
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import version
 
 from export_pipelines import __version__
 from export_pipelines.catalog import ExportRow
-from export_pipelines.errors import (
-    CatalogError,
-    IntegrityError,
-    ObjectMissing,
-    PartitionBusy,
-    RequestError,
-    SourceError,
-)
-from export_pipelines.formats.csv import copy_options
+from export_pipelines.errors import CatalogError, IntegrityError, ObjectMissing, RequestError
 from export_pipelines.formats.encryption import recipients
-from export_pipelines.manifest import ExportRecord, IdentityProof, Snapshot
+from export_pipelines.manifest import ExportRecord, IdentityProof
 from export_pipelines.naming import file_key
-from export_pipelines.sources import inspect
-from export_pipelines.sources.postgres import Session
-from export_pipelines.specs.table import TableDefinition
-from export_pipelines.steps import archived_rows, keys
 from export_pipelines.steps.chain import artifact_at
 from export_pipelines.steps.context import Progress, StepContext
-from export_pipelines.steps.identity import IdentityPlan, plan_identity
+from export_pipelines.steps.engine import Reading, engine_of
 from export_pipelines.steps.reading import read_back
+from export_pipelines.steps.report import settle_reports
 from export_pipelines.steps.rows import RowsWritten, RowWriter
 from export_pipelines.steps.sidecar import ENCRYPTED_EXTENSION, EXTENSION, SidecarWriter
-from export_pipelines.steps.statements import Statements, statements
 from export_pipelines.steps.writing import stored_writer
 from export_pipelines.stores.base import ObjectWriter
 from export_pipelines.windows import Window
 
 _PROGRESS_SECONDS = 0.25
-_WRONG_OBJECT_TYPE = "42809"
 
 
 def export_partition(ctx: StepContext, window: Window) -> ExportRecord:
@@ -50,7 +38,8 @@ def export_partition(ctx: StepContext, window: Window) -> ExportRecord:
     and its record is returned with `unchanged` set.
 
     Crash: nothing is visible under the file's name, or the file is there but the catalog does not know it; either way
-    the next export of the partition takes a new name, and `sweep` removes what was left.
+    the next export of the partition takes a new name, and `sweep` removes what was left. A file that the catalog knows
+    and the table of reports does not is entered by the next export, dump or sweep.
 
     Raises:
         RequestError: the window is not closed yet.
@@ -62,73 +51,22 @@ def export_partition(ctx: StepContext, window: Window) -> ExportRecord:
             f"partition {window.partition} of {ctx.table.id!r} is open until {window.end.isoformat()}",
             hint="rows may still arrive; export it when it is closed",
         )
-    with table_session(ctx, read_only=True) as session:
-        parts = statements(ctx.table, window, session)
-        begin_locked(session, [relation.sql for relation in parts.select.relations], "ACCESS SHARE")
-        # Cumulative partitions overlap: what one of them writes the others must know first.
-        lock(session, ctx.table, "*exports" if ctx.table.spec.cumulative else window.partition, "exported")
-        started = datetime.now(UTC)
-        view = inspect.snapshot(session)
-        plan = plan_identity(session, parts, ctx.table.spec.key)
+    # Before the snapshot is taken: what was deleted by then, it did not see.
+    started = datetime.now(UTC)
+    with engine_of(ctx).reading(ctx, window) as reading:
         attempt = secrets.token_hex(8)
         export_id, generation = ctx.catalog.begin_export(
             ctx.table.id, window.partition, attempt, ctx.exports.url, ctx.run_id
         )
         with _noted_failure(ctx, export_id):
-            fingerprint = inspect.fingerprint(session, plan.tree.oids) if plan.relation else ""
-            make = _record_maker(ctx, window, parts, view, plan, generation, attempt, started, fingerprint)
-            record = _write_files(ctx, window, session, parts, plan, generation, make)
+            make = _record_maker(ctx, window, reading, generation, attempt, started)
+            record = _write_files(ctx, window, reading, generation, make)
             if record.unchanged:
                 ctx.catalog.fail_export(export_id, "unchanged since the last generation")
             else:
                 ctx.catalog.finish_export(export_id, record)
-        return record
-
-
-@contextmanager
-def table_session(ctx: StepContext, *, read_only: bool) -> Iterator[Session]:
-    """A session on the table's source with its time-outs and time zone."""
-    spec = ctx.table.spec
-    with ctx.source.session(
-        read_only=read_only,
-        timezone=spec.session_timezone,
-        statement_timeout=spec.statement_timeout,
-        lock_timeout=spec.lock_timeout,
-    ) as session:
-        yield session
-
-
-def begin_locked(session: Session, relations: Sequence[str], mode: str) -> None:
-    """Start a transaction with its tables locked before its snapshot is taken.
-
-    A table that is rewritten (TRUNCATE, some ALTER TABLE) between snapshot and lock would look empty to the snapshot.
-    """
-    session.begin()
-    for relation in relations:
-        try:
-            session.execute(f"LOCK TABLE {relation} IN {mode} MODE")
-        except SourceError as error:
-            if error.code != _WRONG_OBJECT_TYPE:
-                raise
-            # A foreign table, say: it cannot be locked, and has no file node either.
-            session.rollback()
-            session.begin()
-            return
-
-
-def lock(session: Session, table: TableDefinition, partition: str, doing: str) -> None:
-    """Take the lock of a partition (or of the table: `*`, `*exports`) in the source's transaction, which frees it.
-
-    Raises:
-        PartitionBusy: another transaction has it.
-    """
-    name = f"export_pipelines {table.id} {partition}"
-    if not session.one("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (name,))[0]:
-        what = f"{table.id!r}" if partition.startswith("*") else f"partition {partition} of {table.id!r}"
-        raise PartitionBusy(
-            f"{what} is being {doing} by another run, so this one did nothing",
-            hint="see the runs in progress in Dagster; the other run does the work",
-        )
+    settle_reports(ctx)
+    return record
 
 
 @contextmanager
@@ -146,25 +84,20 @@ RecordMaker = Callable[[RowsWritten, IdentityProof], ExportRecord]
 
 
 def _write_files(
-    ctx: StepContext,
-    window: Window,
-    session: Session,
-    parts: Statements,
-    plan: IdentityPlan,
-    generation: int,
-    make: RecordMaker,
+    ctx: StepContext, window: Window, reading: Reading, generation: int, make: RecordMaker
 ) -> ExportRecord:
     """Stream the query into the file and its sidecar; publish both, the file last."""
     key = _free_key(ctx, window, generation)
     spec = ctx.table.spec
+    identity = reading.identity
     sealed_to = recipients(spec.encryption)
     with ExitStack() as stack:
         writer = stack.enter_context(ctx.exports.writer(key))
         sidecar_writer: ObjectWriter | None = None
         sidecar = None
-        if plan.mode != "none":
-            # Identities by row are numbers of transactions and places; those by key have digests of the rows.
-            hidden = sealed_to if plan.mode == "key" else ()
+        if identity.mode != "none":
+            # Identities by row are numbers of transactions and places; the others have keys, or digests of rows.
+            hidden = () if identity.mode == "row" else sealed_to
             sidecar_key = key + (ENCRYPTED_EXTENSION if hidden else EXTENSION)
             sidecar_writer = stack.enter_context(ctx.exports.writer(sidecar_key))
             sidecar = SidecarWriter(
@@ -174,31 +107,18 @@ def _write_files(
             stack.enter_context(stored_writer(writer, sealed_to)),
             key,
             spec.compression,
-            parts.csv,
-            sidecar=sidecar if plan.mode == "row" else None,
-            identity_fields=plan.fields,
-            keep=stack.enter_context(archived_rows.not_yet_archived(ctx, window, session, parts, plan)),
+            reading.csv,
+            sidecar=sidecar if identity.aligned else None,
+            identity_fields=reading.fields,
+            keep=reading.keep,
             flushed=_reporter(ctx, window),
         )
-        collect = stack.enter_context(keys.collector(plan, parts.csv)) if plan.mode == "key" else None
-        session.copy_out(plan.query, copy_options(parts.csv), collect.tee(rows.write) if collect else rows.write)
+        reading.rows.write(rows, sidecar)
         written = rows.finish()
-        if collect is not None and sidecar is not None and parts.delete is not None:
-            collect.write_sidecar(session, plan, parts.delete, sidecar)
-        proof = IdentityProof(mode=plan.mode, reason=plan.reason)
-        if sidecar is not None and plan.relation is not None:
+        if sidecar is not None:
             file, buckets = sidecar.finish()
-            proof = IdentityProof(
-                mode=plan.mode,
-                reason=plan.reason,
-                relation=plan.relation.sql,
-                only=plan.relation.only,
-                tableoid=plan.tableoid,
-                key=plan.key,
-                file=file,
-                buckets=buckets,
-            )
-        record = make(written, proof).model_copy(update={"recipients": sealed_to})
+            identity = identity.model_copy(update={"file": file, "buckets": buckets})
+        record = make(written, identity).model_copy(update={"recipients": sealed_to})
         if same := _same_as_before(ctx, window, record):
             return same.model_copy(update={"unchanged": True})
         if sidecar_writer is not None:
@@ -208,15 +128,7 @@ def _write_files(
 
 
 def _record_maker(
-    ctx: StepContext,
-    window: Window,
-    parts: Statements,
-    view: Snapshot,
-    plan: IdentityPlan,
-    generation: int,
-    attempt: str,
-    started: datetime,
-    fingerprint: str,
+    ctx: StepContext, window: Window, reading: Reading, generation: int, attempt: str, started: datetime
 ) -> RecordMaker:
     """What is known before the rows, waiting for what is known after them."""
 
@@ -230,16 +142,16 @@ def _record_maker(
             attempt=attempt,
             rows=written.rows,
             row_digest=written.row_digest,
-            columns=plan.columns,
-            csv=parts.csv,
+            columns=reading.columns,
+            csv=reading.csv,
             compression=ctx.table.spec.compression.value,
             file=written.file,
             identity=identity,
-            source=view.model_copy(update={"relations": plan.tree.relations, "fingerprint": fingerprint}),
-            select_sql=parts.select.query,
-            select_sha256=parts.sha256,
+            source=reading.source,
+            select_sql=reading.select_sql,
+            select_sha256=reading.sha256,
             definition_version=ctx.table.version,
-            software=software(),
+            software=software(reading.source.engine),
             run_id=ctx.run_id,
             upstream_run_id=ctx.upstream_run_id,
             started=started,
@@ -250,14 +162,13 @@ def _record_maker(
 
 
 @cache
-def software() -> dict[str, str]:
+def software(engine: str) -> dict[str, str]:
     """Versions of what wrote a file."""
-    import psycopg2
-
+    driver = {"postgresql": "psycopg2-binary", "mysql": "PyMySQL"}[engine]
     return {
         "export_pipelines": __version__,
         "python": platform.python_version(),
-        "psycopg2": str(psycopg2.__version__).split()[0],
+        driver.removesuffix("-binary"): version(driver),
     }
 
 

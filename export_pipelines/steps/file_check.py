@@ -161,7 +161,7 @@ def _check_sidecar(archive: Store, manifest: ArtifactManifest, proof: FileProof,
         ("size of the raw bytes", proof.raw_size, size),
         ("SHA-256 of the raw bytes", proof.raw_sha256, raw_sha256.hexdigest()),
     )
-    if identity.mode == "row":
+    if identity.aligned:
         wrong += _differences(("lines", manifest.export.rows, lines))
     _refuse(archive, manifest, proof, wrong)
     return lines

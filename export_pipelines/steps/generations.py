@@ -137,6 +137,8 @@ def _same_place(one: ExportRecord, other: ExportRecord) -> bool:
     return (
         one.identity.mode == other.identity.mode != "none"
         and one.identity.tableoid == other.identity.tableoid
+        # Rows without a key are equal if their content is, and still may be two.
+        and (one.identity.mode != "record" or one.identity.key == other.identity.key != ())
         and (one.source.system_identifier, one.source.timeline, one.source.relations)
         == (other.source.system_identifier, other.source.timeline, other.source.relations)
     )

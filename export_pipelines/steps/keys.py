@@ -1,8 +1,8 @@
 """Proof by key, for exports whose rows are not rows of one table (joins, GROUP BY, opaque queries).
 
 While the file is written, the keys of its records are collected on disk. Then, in the same snapshot, the rows that
-delete.sql matches are read with their identity, and those whose key is in the file go to the sidecar, with the MD5 of
-the whole row: enough to know the row version again, even after the table was rewritten.
+delete.sql matches are read with their identity, and those whose key is in the file go to the sidecar, with a digest of
+the whole row: enough to know the row version again.
 """
 
 from __future__ import annotations
@@ -13,14 +13,9 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from export_pipelines.formats.csv import copy_options
-from export_pipelines.manifest import IdentityProof
+from export_pipelines.manifest import Column
 from export_pipelines.scratch import scratch_database
-from export_pipelines.sources.postgres import Session
 from export_pipelines.specs.table import CsvSpec
-from export_pipelines.sql import Delete, RelationName, identity_columns, quote_identifier
-from export_pipelines.steps.identity import IdentityPlan
-from export_pipelines.steps.sidecar import SidecarWriter
 
 _BATCH = 2000
 # A value may be as long as PostgreSQL's, not only 128 KiB. The limit is one for the whole process; raising it harms
@@ -45,32 +40,26 @@ class KeyCollector:
 
         def both(record: bytes) -> None:
             write(record)
-            self._records.append(record)
-            if len(self._records) >= _BATCH:
-                self._flush()
+            self.add([record])
 
         return both
 
-    def write_sidecar(self, session: Session, plan: IdentityPlan, delete: Delete, sidecar: SidecarWriter) -> None:
-        """Read the rows that delete.sql matches, in the session's snapshot, and write those that are in the file."""
+    def add(self, records: list[bytes]) -> None:
+        """Take note of the keys of records."""
+        self._records += records
+        if len(self._records) >= _BATCH:
+            self._flush()
+
+    def has(self, key: bytes | None) -> bool:
+        """Whether a record of the file has the key."""
         self._flush()
-
-        def take(records: list[bytes]) -> None:
-            lines = [line for line, key in sidecar_lines(records) if self._has(key)]
-            if lines:
-                sidecar.add(lines)
-
-        with batched(take) as write:
-            session.copy_out(
-                delete.selection(selected(plan.relation, plan.tableoid, plan.key)), copy_options(PLAIN), write
-            )
-
-    def _has(self, key: bytes | None) -> bool:
         if key is None:
             return False
         return self._database.execute("SELECT 1 FROM file_key WHERE digest = ?", (key,)).fetchone() is not None
 
     def _flush(self) -> None:
+        if not self._records:
+            return
         records, self._records = self._records, []
         if self._header_pending and records:
             self._header_pending = False
@@ -83,11 +72,11 @@ class KeyCollector:
 
 
 @contextmanager
-def collector(plan: IdentityPlan, dialect: CsvSpec) -> Iterator[KeyCollector]:
+def collector(columns: Sequence[Column], key: Sequence[str], dialect: CsvSpec) -> Iterator[KeyCollector]:
     """A collector for an export; its scratch database goes with it."""
-    names = [column.name for column in plan.columns]
+    names = [column.name for column in columns]
     with scratch_database() as database:
-        yield KeyCollector(database, [names.index(name) for name in plan.key], dialect)
+        yield KeyCollector(database, [names.index(name) for name in key], dialect)
 
 
 @contextmanager
@@ -106,26 +95,6 @@ def batched(take: Callable[[list[bytes]], None]) -> Iterator[Callable[[bytes], N
         take(records)
 
 
-def selected(relation: RelationName | None, tableoid: bool, key: Sequence[str]) -> str:
-    """The columns by which rows are known: identity, MD5 of the whole row, key."""
-    assert relation is not None
-    name = relation.qualifier
-    identity = identity_columns(name, tableoid=tableoid)
-    return ", ".join([identity, f"md5(ROW({name}.*)::text)", *(f"{name}.{quote_identifier(k)}" for k in key)])
-
-
-def sidecar_lines(records: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
-    """From records of `selected`: the sidecar's line, and the digest of the key (None if a part of it is NULL)."""
-    for record in records:
-        # `xmin,"(block,offset)",md5,key…`, perhaps with a tableoid in front.
-        cut = record.index(b'",') + 34
-        head, text = record[:cut], record[cut + 1 : -1].decode()
-        # Quotes are rare in keys; splitting takes a third of the time of the parser.
-        values = next(parse([record[cut + 1 :]], PLAIN)) if '"' in text else text.split(",")
-        key = key_digest(values, "")
-        yield head + b"," + (key.hex().encode() if key else b""), key
-
-
 def parse(records: Iterable[bytes], dialect: CsvSpec) -> Iterator[list[str]]:
     """Records as lists of text; NULL and the empty string look the same when `null` is empty."""
     text = (record.decode() for record in records)
@@ -141,8 +110,3 @@ def key_digest(values: Sequence[str], null: str) -> bytes | None:
     # With their lengths, or ("a", "bc") and ("ab", "c") would be one key.
     joined = "".join(f"{len(value)}:{value}" for value in values)
     return hashlib.blake2b(joined.encode(), digest_size=16).digest()
-
-
-def identity_fields(identity: IdentityProof) -> int:
-    """Number of comma-separated pieces that a line's identity has (the ctid has a comma inside)."""
-    return 4 if identity.tableoid else 3

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from export_pipelines.errors import IdentityNeeded, IntegrityError
+from export_pipelines.errors import IdentityNeeded, IntegrityError, ObjectMissing
 from export_pipelines.formats.compression import Readable, decompressed
 from export_pipelines.formats.encryption import NO_KEYS, AgeReader, Keyring, Shape
-from export_pipelines.manifest import FileProof
+from export_pipelines.manifest import ArtifactManifest, FileProof
 from export_pipelines.specs.table import Compression
 from export_pipelines.stores.base import Store
 
@@ -99,6 +99,32 @@ def read_sealed(store: Store, proof: FileProof, progress: Callable[[int], None] 
 def _compare(place: str, found: HashingReader | StoredFile, proof: FileProof) -> None:
     if (found.size, found.hexdigest()) != (proof.size, proof.sha256):
         raise IntegrityError(f"{place} reads back other bytes: its size or SHA-256 differs")
+
+
+def check_archived(archive: Store, manifest: ArtifactManifest) -> None:
+    """Check, just before deleting, that the archive still has what the manifest says, byte for byte.
+
+    Raises:
+        IntegrityError: it has not.
+    """
+    for proof in (manifest.file, manifest.identity_file):
+        if proof is None:
+            continue
+        try:
+            stream = archive.open(proof.key)
+        except ObjectMissing as error:
+            raise IntegrityError(
+                f"archived file {archive.locate(proof.key)} is missing", hint="restore it, or export again"
+            ) from error
+        with stream:
+            reader = HashingReader(stream)
+            while reader.read(1 << 20):
+                pass
+        if (reader.size, reader.hexdigest()) != (proof.size, proof.sha256):
+            raise IntegrityError(
+                f"archived file {archive.locate(proof.key)} is not what its manifest says: size or SHA-256 differs",
+                hint="restore it from a copy; until then nothing of it is deleted from the source",
+            )
 
 
 class HashingReader:

@@ -45,7 +45,7 @@ def _write(ctx: StepContext, partition: str, artifact_sequence: int, proof: str,
             deleted_rows=count(deleted),
             deleted=tuple(deleted),
             proof=proof,  # type: ignore[arg-type]
-            transactions=tuple(str(batch.source_xid) for batch in batches),
+            transactions=tuple(str(batch.source_xid) for batch in batches if batch.source_xid),
         ),
         ctx.signer,
     )

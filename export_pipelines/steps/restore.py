@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from export_pipelines.errors import SourceError, TargetError
 from export_pipelines.formats.encryption import NO_KEYS, Keyring
+from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.steps.context import Progress, silent
+from export_pipelines.steps.ddl import postgres_columns
 from export_pipelines.steps.generations import Generation
 from export_pipelines.steps.loading import load
 from export_pipelines.steps.merge import Counts, Merger, OnConflict
@@ -17,9 +19,13 @@ from export_pipelines.steps.pieces import Archived, Choice, pieces_of, reporter
 from export_pipelines.steps.target import Target, begin_locked, create, existing, target_name
 from export_pipelines.stores.base import Store
 
+_DATES = "PostgreSQL has no such date: where MySQL has 0000-00-00, restore into a table that has text columns for it"
 _HINTS = {
     "42501": "the role needs SELECT, INSERT and (to replace) UPDATE on the table, TEMPORARY on the database to compare "
     "rows, CREATE on the schema to make the table",
+    "22007": _DATES,
+    "22008": _DATES,
+    "22021": "PostgreSQL has no character U+0000 in text: restore into MySQL or MariaDB, or into a file",
     "23505": "the archive has several versions of a row: `--on-conflict replace` keeps the one exported last",
 }
 
@@ -47,7 +53,7 @@ class RestoreResult:
 def restore_table(
     archived: Archived,
     choice: Choice,
-    target: PostgresSource,
+    target: PostgresSource | MysqlSource,
     into: str,
     *,
     on_conflict: OnConflict = OnConflict.FAIL,
@@ -64,41 +70,56 @@ def restore_table(
     Which records are taken of several generations says `steps/generations.py`. Streams in bounded memory; each file's
     digests and number of rows are compared with its manifest while it is loaded. No database but the target is needed.
 
-    Crash: one transaction does it all, so the target is as it was, and doing it again comes to the same.
+    What was exported from MySQL or MariaDB goes into PostgreSQL with the types of `sources.mysql_types.postgres_type`;
+    what was exported from PostgreSQL does not go into MySQL or MariaDB.
+
+    Crash: one transaction does it all, so the target is as it was, and doing it again comes to the same. MySQL and
+    MariaDB cannot undo a CREATE TABLE, so there an empty table may be left.
 
     Raises:
         RequestError: there is no such partition in the archive, or `into` is no name.
         IntegrityError: the archive is not what its manifests say; nothing was loaded.
         TargetError: the target is not fit for it, or rows conflict; nothing was loaded.
     """
+    if isinstance(target, MysqlSource):
+        from export_pipelines.steps.restore_mysql import restore_into
+
+        return restore_into(archived, choice, target, into, on_conflict=on_conflict, key=key, progress=progress)
     name = target_name(into)
     found = archived.chosen(choice)
     pieces = pieces_of(found)
     with as_target_errors(name), target.session(read_only=False) as session:
         created = not begin_locked(session, name)
         if created:
-            own = [piece.manifest.export.columns for piece in pieces if not piece.manifest.adopted]
+            own = [postgres_columns(piece.manifest.export) for piece in pieces if not piece.manifest.adopted]
             create(session, name, own or [piece.manifest.export.columns for piece in pieces])
-        fit = existing(session, name, frozenset().union(*map(_columns, pieces)))
-        found_key = fit.key_for(map(_columns, pieces), key or _declared(pieces))
+        fit = existing(session, name, frozenset().union(*map(columns_of, pieces)))
+        found_key = fit.key_for(map(columns_of, pieces), key or declared_key(pieces))
         if merges(fit, found_key, on_conflict):
             merger = Merger(session, fit, found_key, on_conflict)
-            rows = _each(archived, _by_age(pieces, on_conflict), progress, merger.merge)
+            rows = each_piece(archived, by_age(pieces, on_conflict), progress, merger.merge)
             counts = merger.counts if found_key else Counts(inserted=rows)
         else:
-            rows = _each(archived, pieces, progress, lambda *each: load(session, name, *each))
+            rows = each_piece(archived, pieces, progress, lambda *each: load(session, name, *each))
             counts, found_key = Counts(inserted=rows), ()
         session.commit()
+    return result_of(rows, created, found, len(pieces), counts, found_key)
+
+
+def result_of(
+    rows: int, created: bool, found: Iterable[str], artifacts: int, counts: Counts, key: tuple[str, ...]
+) -> RestoreResult:
+    """The result of what was done."""
     return RestoreResult(
         rows,
         created,
         tuple(found),
-        len(pieces),
+        artifacts,
         counts.inserted,
         counts.skipped,
         counts.replaced,
         counts.differing,
-        found_key,
+        key,
     )
 
 
@@ -106,7 +127,7 @@ def restore_partition(
     archive: Store,
     table_id: str,
     partition: str | None,
-    target: PostgresSource,
+    target: PostgresSource | MysqlSource,
     into: str,
     *,
     progress: Callable[[Progress], None] = silent,
@@ -134,35 +155,39 @@ def merges(target: Target, key: tuple[str, ...], policy: OnConflict) -> bool:
 Take = Callable[[Archived, Generation, Callable[[int], None]], int]
 
 
-def _each(archived: Archived, pieces: Sequence[Generation], progress: Callable[[Progress], None], take: Take) -> int:
+def each_piece(
+    archived: Archived, pieces: Sequence[Generation], progress: Callable[[Progress], None], take: Take
+) -> int:
+    """Take one file after the other, and tell how far it is; the number of rows of all."""
     rows = 0
     for piece in pieces:
         rows += take(archived, piece, reporter(progress, piece.manifest, rows))
     return rows
 
 
-def _by_age(pieces: Sequence[Generation], policy: OnConflict) -> list[Generation]:
+def by_age(pieces: Sequence[Generation], policy: OnConflict) -> list[Generation]:
     """In an order by which the version of a row that was exported last is the one that stays."""
     return sorted(pieces, key=lambda piece: piece.manifest.sequence, reverse=policy is OnConflict.SKIP)
 
 
-def _columns(piece: Generation) -> frozenset[str]:
+def columns_of(piece: Generation) -> frozenset[str]:
+    """The names of a file's columns."""
     return frozenset(column.name for column in piece.manifest.export.columns)
 
 
-def _declared(pieces: Sequence[Generation]) -> tuple[str, ...]:
+def declared_key(pieces: Sequence[Generation]) -> tuple[str, ...]:
     """The key by which the newest of the files knows its rows, if it does."""
     keys = [piece.manifest.export.identity.key for piece in pieces]
     return next((key for key in reversed(keys) if key), ())
 
 
 @contextmanager
-def as_target_errors(name: str) -> Iterator[None]:
-    """What a server says of restoring into `name` is an error of the target."""
+def as_target_errors(name: str, hints: Mapping[str, str] = _HINTS) -> Iterator[None]:
+    """What a server says of restoring into `name` is an error of the target. `hints` are by the server's codes."""
     try:
         yield
     except SourceError as error:
-        hint = _HINTS.get(error.code, error.hint)
+        hint = hints.get(error.code, error.hint)
         raise TargetError(
             f"restore into {name} failed: {error.message}",
             hint=hint or "nothing was restored; mend the target, and run the restore again",

@@ -6,6 +6,7 @@ This is the hot path. All per-row work is in list comprehensions and C functions
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,12 +14,15 @@ from export_pipelines.formats.compression import compressor
 from export_pipelines.formats.csv import digest_records, format_digest
 from export_pipelines.manifest import FileProof
 from export_pipelines.specs.table import Compression, CsvSpec
-from export_pipelines.steps.identity import split_identities
 from export_pipelines.steps.sidecar import SidecarWriter
 from export_pipelines.steps.writing import StoredWriter
 
 # A quarter of a mebibyte stays in the processor's cache between the passes: 20 % less time than with a whole one.
 _FLUSH_BYTES = 1 << 18
+_NUMBER = re.compile(rb"\d+")
+
+Keep = Callable[[list[bytes], list[bytes]], list[bool]]
+"""Identities and their records, and which of them to keep."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class RowWriter:
         *,
         sidecar: SidecarWriter | None = None,
         identity_fields: int = 0,
-        keep: Callable[[list[bytes], list[bytes]], list[bool]] | None = None,
+        keep: Keep | None = None,
         flushed: Callable[[int, int], None] = lambda rows, size: None,
     ) -> None:
         self._writer = writer
@@ -77,26 +81,31 @@ class RowWriter:
         file = self._writer.finish(self._key, self._raw_size, self._raw.hexdigest())
         return RowsWritten(self._rows, format_digest(self._total), file)
 
-    def _flush(self) -> None:
-        records, self._records, self._pending = self._records, [], 0
-        if self._header_pending and records:
-            self._header_pending = False
-            self._put(records.pop(0).split(self._csv.delimiter.encode(), self._fields)[-1])
-        if self._sidecar is not None:
-            records = self._split_identities(records, self._sidecar)
+    def add(self, identities: list[bytes] | None, records: list[bytes]) -> None:
+        """Take records, each with its line end, and their lines of the sidecar, where these come apart already."""
+        if identities is not None and self._sidecar is not None:
+            if self._keep is not None:
+                kept = self._keep(identities, records)
+                identities = [line for line, wanted in zip(identities, kept, strict=True) if wanted]
+                records = [record for record, wanted in zip(records, kept, strict=True) if wanted]
+            self._sidecar.add(identities)
         self._rows += len(records)
         self._total += digest_records(records)
         self._put(b"".join(records))
         self._flushed(self._rows, self._raw_size)
 
-    def _split_identities(self, records: list[bytes], sidecar: SidecarWriter) -> list[bytes]:
-        heads, tails = split_identities(records, self._csv)
-        if self._keep is not None:
-            kept = self._keep(heads, tails)
-            heads = [head for head, wanted in zip(heads, kept, strict=True) if wanted]
-            tails = [tail for tail, wanted in zip(tails, kept, strict=True) if wanted]
-        sidecar.add(heads)
-        return tails
+    def header(self, record: bytes) -> None:
+        """Write the header, where it does not come as the first record."""
+        self._header_pending = False
+        self._put(record)
+
+    def _flush(self) -> None:
+        records, self._records, self._pending = self._records, [], 0
+        if self._header_pending and records:
+            self._header_pending = False
+            self._put(records.pop(0).split(self._csv.delimiter.encode(), self._fields)[-1])
+        if records:
+            self.add(*(split_identities(records, self._csv) if self._sidecar is not None else (None, records)))
 
     def _put(self, raw: bytes) -> None:
         self._raw_size += len(raw)
@@ -106,3 +115,24 @@ class RowWriter:
     def _store(self, stored: bytes) -> None:
         if stored:
             self._writer.write(stored)
+
+
+def split_identities(records: list[bytes], dialect: CsvSpec) -> tuple[list[bytes], list[bytes]]:
+    """Records that begin with an identity, as lines of a sidecar (without their ends) and as the records of the file.
+
+    Half the time of splitting at each comma, which was a third of all that our process did with a row.
+    """
+    delimiter, quote = dialect.delimiter.encode(), dialect.quote.encode()
+    # The ctid is in quotes if the delimiter is a comma. No other sign of an identity is a quote or a parenthesis.
+    end = (quote if delimiter == b"," else b")") + delimiter
+    parts = [record.partition(end) for record in records]
+    tails = [tail for _, _, tail in parts]
+    if end == b'",':
+        return [head + b'"' for head, _, _ in parts], tails
+    return [_canonical(head) for head, _, _ in parts], tails
+
+
+def _canonical(head: bytes) -> bytes:
+    """An identity, up to the end of its ctid, as the default dialect writes it: `xmin,"(block,offset)"`."""
+    *numbers, block, offset = _NUMBER.findall(head)
+    return b'%s,"(%s,%s)"' % (b",".join(numbers), block, offset)

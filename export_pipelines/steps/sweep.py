@@ -1,9 +1,10 @@
 """Sweep: remove what crashed runs left behind, once a grace period has passed.
 
-There are five kinds: temporaries and unfinished uploads of a store; files of export attempts that were never finished;
+There are six kinds: temporaries and unfinished uploads of a store; files of export attempts that were never finished;
 copies in the archive that have no manifest; local copies which `keep_export: false` should have removed; and, at once,
-what an expire gave up and was killed before it removed it. Only what
-a run of ours has written is ever removed, and only while the lock of that run's partition is held.
+what an expire gave up and was killed before it removed it, and part of the files of a dump that was killed while it
+published them. Only what a run of ours has written is ever removed, and only while the lock of that run's partition is
+held. What is published and not in the table of reports is entered there.
 
 A file of an unfinished export is known for ours by its sidecar, which is published just before it. Its name alone says
 nothing: an older export service may write files of the same names into the same folder.
@@ -24,8 +25,10 @@ from export_pipelines.manifest import ArtifactManifest, ExpireTombstone, FilePro
 from export_pipelines.naming import AGE, archive_folder, file_key, table_folder
 from export_pipelines.steps import chain
 from export_pipelines.steps.context import StepContext
+from export_pipelines.steps.dump import dump_stores, settle_dumps
+from export_pipelines.steps.engine import engine_of
 from export_pipelines.steps.expire import complete_expired
-from export_pipelines.steps.export import lock, table_session
+from export_pipelines.steps.report import settle_reports
 from export_pipelines.steps.sidecar import ENCRYPTED_EXTENSION, EXTENSION, file_of
 from export_pipelines.stores.base import ObjectInfo, Store
 from export_pipelines.windows import Window, window_of
@@ -62,6 +65,10 @@ def sweep(contexts: Iterable[StepContext], *, grace_seconds: float = DAY_SECONDS
     for ctx in contexts:
         stores |= {ctx.exports.url: ctx.exports, ctx.archive.url: ctx.archive}
         swept += complete_expired(ctx, dry_run=dry_run)
+        if not dry_run:
+            swept += settle_dumps(ctx)
+            settle_reports(ctx)
+        stores |= dump_stores(ctx)
         for orphan in (*_export_orphans(ctx, grace_seconds), *_archive_orphans(ctx, grace_seconds)):
             if _remove(ctx, orphan, dry_run):
                 swept.append(orphan.store.locate(orphan.key))
@@ -74,7 +81,7 @@ def _remove(ctx: StepContext, orphan: _Orphan, dry_run: bool) -> bool:
     """Remove an orphan if, with its partition locked, it still is one."""
     exported = orphan.store is ctx.exports
     try:
-        with (_export_locked if exported else _archive_locked)(ctx, orphan.window):
+        with (engine_of(ctx).locked if exported else _archive_locked)(ctx, orphan.window):
             if orphan.key in (_named_exports(ctx, orphan.evidence) if exported else _named_archived(ctx)):
                 return False
             if not dry_run:
@@ -82,14 +89,6 @@ def _remove(ctx: StepContext, orphan: _Orphan, dry_run: bool) -> bool:
             return True
     except PartitionBusy:
         return False
-
-
-@contextmanager
-def _export_locked(ctx: StepContext, window: Window) -> Iterator[None]:
-    with table_session(ctx, read_only=True) as session:
-        session.begin()
-        lock(session, ctx.table, window.partition, "exported")
-        yield
 
 
 @contextmanager

@@ -88,8 +88,8 @@ def begin_locked(session: Session, name: str) -> bool:
     return True
 
 
-def create(session: Session, name: str, columns: Sequence[tuple[Column, ...]]) -> None:
-    """Make the table, if all files agree on its columns. Their order is that of the last file."""
+def agreed(name: str, columns: Sequence[tuple[Column, ...]]) -> tuple[Column, ...]:
+    """The columns of a table to be made, in the order of the last file. Raises TargetError: the files disagree."""
     kinds = {tuple(sorted((column.name, column.type) for column in some)) for some in columns}
     if len(kinds) > 1:
         every = Counter(column for kind in kinds for column in kind)
@@ -98,7 +98,13 @@ def create(session: Session, name: str, columns: Sequence[tuple[Column, ...]]) -
             f"columns {differing} are not the same in all files to restore, so {name} cannot be made",
             hint="create an empty table that has all of the columns, or restore one partition at a time",
         )
-    types = sorted({column.type for column in columns[-1]})
+    return columns[-1]
+
+
+def create(session: Session, name: str, columns: Sequence[tuple[Column, ...]]) -> None:
+    """Make the table, if all files agree on its columns. Their order is that of the last file."""
+    wanted = agreed(name, columns)
+    types = sorted({column.type for column in wanted})
     known = session.execute("SELECT t FROM unnest(%s::text[]) AS t WHERE to_regtype(t) IS NULL", (types,))
     if known:
         missing = ", ".join(row[0] for row in known)
@@ -106,7 +112,7 @@ def create(session: Session, name: str, columns: Sequence[tuple[Column, ...]]) -
             f"types that do not exist in the target database: {missing}",
             hint="create them first (with the labels or fields they had), or create the table with other types",
         )
-    session.execute(create_table_sql(name, columns[-1]))
+    session.execute(create_table_sql(name, wanted))
 
 
 def existing(session: Session, name: str, needed: frozenset[str]) -> Target:

@@ -30,6 +30,7 @@ from tests.support.tables import Kit
 
 POINTS = {
     "sources.postgres:Session": ("begin", "execute", "copy_out", "commit", "rollback"),
+    "sources.mysql:MysqlSession": ("begin", "execute", "change", "stream", "commit", "rollback"),
     "catalog:Catalog": (
         *("begin_export", "finish_export", "fail_export", "exports", "mark_archived", "head", "advance_head"),
         *("begin_batch", "settle_batch", "batches", "note_receipt", "save_cleanup", "holds"),
@@ -51,10 +52,12 @@ class Sabotage(Protocol):
 
 @dataclass(frozen=True)
 class Halt:
-    """At the `number`-th point, before or after the call, the process stops and waits for what it is told."""
+    """At the `number`-th point (of a name, if there is one), before or after the call, the process stops and waits for
+    what it is told."""
 
     side: Literal["before", "after"]
     number: int
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ class _Points:
     def __init__(self, line: Any, halt: Halt | None) -> None:
         self._line, self._halt = line, halt
         self._lock = threading.Lock()
-        self.count = 0
+        self.count = self._fitting = 0
 
     def tell(self, *message: Any) -> None:
         with self._lock:
@@ -227,7 +230,9 @@ class _Points:
     def _watched(self, original: Any, name: str) -> Any:
         def watched(*args: Any, **kwargs: Any) -> Any:
             self.count += 1
-            here = self._halt is not None and self.count == self._halt.number
+            fits = self._halt is not None and self._halt.name in ("", name)
+            self._fitting += fits
+            here = fits and self._fitting == self._halt.number
             if here and self._halt.side == "before":
                 self._stop(name)
             result = original(*args, **kwargs)

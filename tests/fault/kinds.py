@@ -1,4 +1,4 @@
-"""The kinds of faults. Each knows how to strike a step, and whether it did.
+"""The kinds of faults at a PostgreSQL. Each knows how to strike a step, and whether it did.
 
 A kind returns False where the step had ended before it could strike; the driver then tries again.
 """
@@ -6,51 +6,34 @@ A kind returns False where the step had ended before it could strike; the driver
 from __future__ import annotations
 
 import errno
-import random
-import signal
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import psycopg2
 from psycopg2.extensions import TransactionRollbackError
 
+from tests.fault.acting import STEPS
 from tests.fault.attempts import Attempt
-from tests.fault.ledger import DAYS
-from tests.fault.proofs import Violated, deaths, last_death
-from tests.fault.sabotage import ClockShift, FaultyCall, FileLimit, Lie
-from tests.fault.scenario import STEPS, Scenario
+from tests.fault.neutral import (
+    Kind,
+    Strike,
+    all_at_once,
+    archive_lied,
+    between_or_during,
+    call_of_store,
+    clock,
+    double,
+    export_lied,
+    file_limit,
+    killed,
+    tampered,
+    terminated,
+)
+from tests.fault.scenario import Scenario
 from tests.fault.world import database_line, end_sessions, rival
 from tests.support.faulty_proxy import Fault, error_answer
 from tests.support.servers import run_sql
-
-Strike = Callable[[Scenario, str, str], bool]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of fault, the steps that it can befall, and where the archive must be."""
-
-    name: str
-    strike: Strike
-    steps: tuple[str, ...] = STEPS
-    archive: Literal["any", "folder", "s3"] = "any"
-
-
-# The process
-
-
-def _killed(s: Scenario, step: str, day: str) -> bool:
-    outcome = s.at_a_moment(step, day, lambda attempt: attempt.signal(signal.SIGKILL))
-    return outcome is not None and outcome.ended == "died"
-
-
-def _terminated(s: Scenario, step: str, day: str) -> bool:
-    outcome = s.at_a_moment(step, day, lambda attempt: attempt.signal(signal.SIGTERM))
-    return outcome is not None and outcome.error == "Interrupted"
-
 
 # The database
 
@@ -216,27 +199,19 @@ def _disk_full(s: Scenario, step: str, day: str, url: str) -> bool:
 
 def _rewritten(s: Scenario, step: str, day: str) -> bool:
     """VACUUM FULL, after which each row has another identity."""
-    return _between_or_during(s, step, day, lambda: _statement(s, "VACUUM FULL t"))
+    return between_or_during(s, step, day, lambda: _statement(s, "VACUUM FULL t"))
 
 
 def _column_changed(s: Scenario, step: str, day: str) -> bool:
     """A column is added, dropped, renamed or retyped."""
-    return _between_or_during(s, step, day, lambda: _statement(s, _alteration(s)))
+    return between_or_during(s, step, day, lambda: _statement(s, _alteration(s)))
 
 
 def _rows_changed(s: Scenario, step: str, day: str) -> bool:
     """A user changes and deletes many rows of the partition at once."""
     half = f"at >= '{day}' AND at < '{day}'::timestamptz + interval '1 day' AND id % 2 = {s.rng.randrange(2)}"
     change = s.rng.choice(("UPDATE t SET amount = amount + 1", "UPDATE t SET note = note", "DELETE FROM t"))
-    return _between_or_during(s, step, day, lambda: _statement(s, f"{change} WHERE {half}"))
-
-
-def _between_or_during(s: Scenario, step: str, day: str, change: Callable[[], bool]) -> bool:
-    if s.rng.random() < 0.4:
-        changed = change()
-        s.whole(step, day)
-        return changed
-    return s.at_a_moment(step, day, lambda _: change()) is not None
+    return between_or_during(s, step, day, lambda: _statement(s, f"{change} WHERE {half}"))
 
 
 def _alteration(s: Scenario) -> str:
@@ -267,79 +242,6 @@ def _statement(s: Scenario, statement: str) -> bool:
     return False
 
 
-# The store
-
-
-def _file_limit(s: Scenario, step: str, day: str) -> bool:
-    outcome = s.whole(step, day, sabotage=FileLimit(s.rng.choice((0, 1, 50, 300, 1000, 3000))))
-    return "larger than is allowed" in outcome.text
-
-
-def _call_of_store(number: int, calls: tuple[str, ...]) -> Strike:
-    def strike(s: Scenario, step: str, day: str) -> bool:
-        sabotage = FaultyCall(s.rng.choice(calls), number, s.rng.choice((1, 1, 2, 3, 4, 6)), s.rng.random() < 0.3)
-        return s.whole(step, day, sabotage=sabotage).struck > 0
-
-    return strike
-
-
-def _export_lied(s: Scenario, step: str, day: str) -> bool:
-    """The store of the exports kept other bytes than it was given: that is no export."""
-    outcome = s.whole(step, day, sabotage=Lie((s.table.folder / "exports").as_uri(), s.rng.randrange(1000)))
-    if outcome.ended != "done" or not outcome.struck:
-        return False
-    refused = s.whole("archive", day)
-    if refused.error != "IntegrityError":
-        raise Violated(f"an export that is damaged was archived: {refused}")
-    return True
-
-
-def _archive_lied(s: Scenario, step: str, day: str) -> bool:
-    """The archive kept other bytes than it was given: reading back must tell."""
-    outcome = s.whole(step, day, sabotage=Lie(s.table.archive_url, s.rng.randrange(1000)))
-    if outcome.struck and outcome.error != "IntegrityError":
-        raise Violated(f"an archive that keeps other bytes was believed: {outcome}")
-    return outcome.struck > 0
-
-
-def _tampered(what: str) -> Strike:
-    """An object of the archive is altered, cut short or gone: nothing may be deleted by it."""
-
-    def strike(s: Scenario, step: str, day: str) -> bool:
-        manifest = s.newest(day)
-        of_manifest = what.startswith("manifest")
-        key = f"{s.table.table.id}/manifests/{manifest['sequence']:08d}.json" if of_manifest else _file_of(s, manifest)
-        data = s.objects()[key]
-        mark, before = last_death(s.world.source), deaths(s.world.source, "cleanup")
-        s.put(key, _changed(s.rng, data, what.rsplit(maxsplit=1)[-1]))
-        outcome = s.whole(step, day)
-        if outcome.ended != "refused" or deaths(s.world.source, "cleanup") != before:
-            raise Violated(f"a cleanup went by an archive that is not what it was ({what} {key}): {outcome}")
-        if not of_manifest and s.rng.random() < 0.4:
-            # The next export makes another file; what was deleted before the damage is in the damaged one alone.
-            s.excused = mark
-            s.patiently("export", day)
-            s.patiently("archive", day)
-            s.whole(step, day)
-            s.prove()
-            s.excused = 0
-        s.put(key, data)
-        return True
-
-    return strike
-
-
-def _file_of(s: Scenario, manifest: dict[str, Any]) -> str:
-    return str(manifest[s.rng.choice(("file", "file", "identity_file"))]["key"])
-
-
-def _changed(rng: random.Random, data: bytes, how: str) -> bytes | None:
-    if how == "gone":
-        return None
-    at = rng.randrange(len(data))
-    return data[:at] if how == "truncated" else data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
-
-
 # S3
 
 
@@ -366,42 +268,12 @@ def _s3(*faults: Fault, every: bool = False) -> Strike:
     return strike
 
 
-# Time, and double work
-
-
-def _clock(s: Scenario, step: str, day: str) -> bool:
-    """This host's clock is wrong: by minutes or years, before or after."""
-    seconds = s.rng.choice((-1, 1)) * s.rng.choice((90, 3600, 86400, 400 * 86400))
-    return s.whole(step, day, sabotage=ClockShift(seconds)).struck > 0
-
-
-def _double(s: Scenario, step: str, day: str) -> bool:
-    """A second scheduler runs the same step, or another one of the same partition, while the first is in the middle."""
-    second = s.rng.choice((step, *STEPS))
-
-    def deed(_: Attempt) -> bool:
-        s.whole(second, day)
-        return True
-
-    return s.at_a_moment(step, day, deed) is not None
-
-
-def _all_at_once(s: Scenario, step: str, day: str) -> bool:
-    """Four processes begin at the same time, on the same partition and on others."""
-    begun = [
-        (each, s.attempt(each, s.rng.choice((day, day, *DAYS)))) for each in (step, step, *s.rng.choices(STEPS, k=2))
-    ]
-    for each, attempt in begun:
-        s.ended(each, attempt)
-    return True
-
-
 _WORK = ("export", "cleanup")
 _STORING = STEPS
 
 KINDS = [
-    Kind("process killed (SIGKILL)", _killed),
-    Kind("process terminated (SIGTERM)", _terminated),
+    Kind("process killed (SIGKILL)", killed),
+    Kind("process terminated (SIGTERM)", terminated),
     Kind("sessions of the source ended", _sessions_ended),
     Kind("sessions of the catalog ended", _catalog_sessions_ended),
     Kind("server crashed and restarted", _server_crashed),
@@ -418,20 +290,20 @@ KINDS = [
     Kind("table rewritten (VACUUM FULL)", _rewritten),
     Kind("column added, dropped, renamed or retyped", _column_changed),
     Kind("rows changed by a user", _rows_changed),
-    Kind("disk full (RLIMIT_FSIZE)", _file_limit, _STORING, "folder"),
-    Kind("disk full (ENOSPC)", _call_of_store(errno.ENOSPC, ("fsync", "open", "mkdir", "link")), _STORING, "folder"),
-    Kind("folder read-only (EROFS)", _call_of_store(errno.EROFS, ("open", "link", "mkdir")), _STORING, "folder"),
-    Kind("fsync fails (EIO)", _call_of_store(errno.EIO, ("fsync",)), _STORING, "folder"),
-    Kind("exports keep other bytes", _export_lied, ("export",)),
-    Kind("archive keeps other bytes", _archive_lied, ("archive",)),
-    Kind("object altered", _tampered("object altered"), ("cleanup",)),
-    Kind("object truncated", _tampered("object truncated"), ("cleanup",)),
-    Kind("object gone", _tampered("object gone"), ("cleanup",)),
-    Kind("manifest altered", _tampered("manifest altered"), ("cleanup",)),
-    Kind("manifest gone", _tampered("manifest gone"), ("cleanup",)),
-    Kind("clock wrong", _clock),
-    Kind("the same work twice", _double),
-    Kind("four at once", _all_at_once),
+    Kind("disk full (RLIMIT_FSIZE)", file_limit, _STORING, "folder"),
+    Kind("disk full (ENOSPC)", call_of_store(errno.ENOSPC, ("fsync", "open", "mkdir", "link")), _STORING, "folder"),
+    Kind("folder read-only (EROFS)", call_of_store(errno.EROFS, ("open", "link", "mkdir")), _STORING, "folder"),
+    Kind("fsync fails (EIO)", call_of_store(errno.EIO, ("fsync",)), _STORING, "folder"),
+    Kind("exports keep other bytes", export_lied, ("export",)),
+    Kind("archive keeps other bytes", archive_lied, ("archive",)),
+    Kind("object altered", tampered("object altered"), ("cleanup",)),
+    Kind("object truncated", tampered("object truncated"), ("cleanup",)),
+    Kind("object gone", tampered("object gone"), ("cleanup",)),
+    Kind("manifest altered", tampered("manifest altered"), ("cleanup",)),
+    Kind("manifest gone", tampered("manifest gone"), ("cleanup",)),
+    Kind("clock wrong", clock),
+    Kind("the same work twice", double),
+    Kind("four at once", all_at_once),
     Kind("S3: 500, 503, SlowDown", _s3(*(Fault(answer=error_answer(*e)) for e in (
         (500, "InternalError"), (503, "ServiceUnavailable"), (503, "SlowDown"))), every=False), STEPS, "s3"),
     Kind("S3: 400 RequestTimeout", _s3(Fault(answer=error_answer(400, "RequestTimeout"))), STEPS, "s3"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,11 +103,13 @@ class Writers:
     url: str
     seed: int
     number: int = 2
+    work: Callable[[str, int], None] | None = None
+    """What a process does with URL and seed; `write` if nothing else is said."""
     _processes: list[Any] = field(default_factory=list)
 
     def start(self) -> None:
         for n in range(self.number):
-            process = context.Process(target=write, args=(self.url, self.seed * 10 + n), daemon=True)
+            process = context.Process(target=self.work or write, args=(self.url, self.seed * 10 + n), daemon=True)
             process.start()
             self._processes.append(process)
 

@@ -9,9 +9,11 @@ _PRELOADED = [
     "tests.fault.attempts",
     "tests.fault.kinds",
     "tests.fault.ledger",
+    "tests.fault.mysql.ledger",
     "boto3",
     "numpy",
     *(f"export_pipelines.steps.{step}" for step in ("export", "archive", "cleanup", "restore")),
+    *(f"export_pipelines.steps.mysql.{module}" for module in ("engine", "settling")),
     *(f"export_pipelines.stores.{store}" for store in ("filesystem", "s3", "s3_reader", "s3_writer")),
 ]
 

@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from typing import Any
 
-from export_pipelines.errors import ExportPipelinesError, PartitionBusy
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.steps.restore import restore_partition
 from export_pipelines.stores import open_store
-from tests.fault.attempts import Attempt, Halt, LedgerTable, Outcome, Sabotage, day_window
+from tests.fault.acting import STEPS, Acting, Typical
+from tests.fault.attempts import LedgerTable, day_window
 from tests.fault.ledger import DAYS, Writers, insert_rows, make_table, paused
 from tests.fault.outside import Outside, bucket_objects, chain, folder_objects, living
-from tests.fault.proofs import Violated, prove, prove_restored
+from tests.fault.proofs import deaths, last_death, prove, prove_restored
 from tests.fault.world import World, rival
 from tests.support.servers import run_sql
 
-STEPS = ("export", "archive", "cleanup", "expire")
-PATIENCE = 90.0
 
-
-@dataclass
-class Typical:
-    """How many points a step has, and how long it takes: learnt on the way, so that moments fall into it."""
-
-    points: dict[str, int]
-    seconds: dict[str, float]
-
-
-class Scenario:
+class Scenario(Acting):
     """One table. Use as a context manager; `at_the_end` makes the last proof."""
 
     def __init__(self, world: World, rng: random.Random, number: int, *, s3: bool) -> None:
@@ -79,10 +64,8 @@ class Scenario:
 
     def __enter__(self) -> Scenario:
         make_table(self.world.source, partitioned=self.partitioned)
-        with rival(self.world.source) as cursor:
-            for day in DAYS:
-                insert_rows(cursor, day, 8)
-            cursor.connection.commit()
+        for day in DAYS:
+            self.insert(day, 8)
         self.writers.start()
         return self
 
@@ -91,71 +74,16 @@ class Scenario:
         with suppress(FileNotFoundError):
             shutil.rmtree(self.table.folder)
 
-    # Steps
-
-    def attempt(
-        self, step: str, day: str, *, halt: Halt | None = None, sabotage: Sabotage | None = None, **changes: Any
-    ) -> Attempt:
-        """Begin a step in a process of its own; `changes` are those of the table."""
-        return Attempt(replace(self.table, **changes), step, day_window(day), halt=halt, sabotage=sabotage)
-
-    def whole(self, step: str, day: str, **options: Any) -> Outcome:
-        """An attempt, to its end."""
-        return self.ended(step, self.attempt(step, day, **options))
-
-    def ended(self, step: str, attempt: Attempt) -> Outcome:
-        """The outcome. Raises Violated if the step failed with what is no error of ours."""
-        outcome = attempt.finish()
-        if outcome.ended == "broken":
-            raise Violated(f"{step} failed with {outcome.error}:\n{outcome.text}")
-        if outcome.points:
-            self.typical.points[step] = outcome.points
-        return outcome
-
-    def at_a_moment(self, step: str, day: str, deed: Callable[[Attempt], object], **options: Any) -> Outcome | None:
-        """A step, and a deed at one of its points or at a random moment. None if it did not come to the deed."""
-        if self.rng.random() < 0.7:
-            number = self.rng.randint(1, self.typical.points[step])
-            halt = Halt(self.rng.choice(("before", "after")), number)
-            attempt = self.attempt(step, day, halt=halt, **options)
-            struck = attempt.halted() and bool(deed(attempt))
-            attempt.go_on()
-        else:
-            attempt = self.attempt(step, day, **options)
-            begun = time.monotonic()
-            time.sleep(self.rng.uniform(0, self.typical.seconds[step]))
-            struck = attempt.running() and bool(deed(attempt))
-            outcome = self.ended(step, attempt)
-            self.typical.seconds[step] = 0.7 * self.typical.seconds[step] + 0.3 * (time.monotonic() - begun)
-            return outcome if struck else None
-        outcome = self.ended(step, attempt)
-        return outcome if struck else None
-
-    def patiently(self, step: str, day: str) -> Any:
-        """A step without faults. What others are at work on, and what a killed server still holds, is waited for."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                with self.direct():
-                    return getattr(self.table, step)(day_window(day))
-            except ExportPipelinesError as error:
-                if not (error.transient or isinstance(error, PartitionBusy)) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-
-    @contextmanager
-    def direct(self) -> Iterator[None]:
-        """No fault of the S3 proxy."""
-        with _environment(self.table.environment):
-            yield
-
-    def prepare(self, step: str, day: str) -> None:
-        """Let the step have something to do."""
+    def insert(self, day: str, number: int, long: int = 1) -> None:
         with rival(self.world.source) as cursor:
-            insert_rows(cursor, day, 2, self.rng.choice((1, 1, 20)))
+            insert_rows(cursor, day, number, long)
             cursor.connection.commit()
-        for before in STEPS[: STEPS.index(step)]:
-            self.patiently(before, day)
+
+    def deaths(self, how: str) -> int:
+        return deaths(self.world.source, how)
+
+    def last_death(self) -> int:
+        return last_death(self.world.source)
 
     # The archive, past the program
 
@@ -176,18 +104,6 @@ class Scenario:
             path.unlink()
         else:
             path.write_bytes(data)
-
-    def newest(self, day: str) -> dict[str, Any]:
-        """The last artifact's manifest of a day."""
-        found = [
-            m for m in living(chain(self.objects(), self.table.table.id)) if m["export"]["partition"] == day
-        ]  # fmt: skip
-        return dict(found[-1])
-
-    def newest_records(self, day: str) -> list[dict[str, str]]:
-        """The records of the last artifact of a day."""
-        found = [artifact for artifact in self.outside.read()[0] if artifact.partition == day]
-        return found[-1].records or []
 
     # Proofs
 
@@ -240,14 +156,3 @@ _TYPES = {
 _WINDOW = "at >= %(window_start)s AND at < %(window_end)s"
 _OPAQUE = f"SELECT DISTINCT id, at, note, amount, life, version FROM t WHERE {_WINDOW}"
 _DELETE = f"DELETE FROM t WHERE {_WINDOW}"
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})

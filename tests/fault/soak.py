@@ -21,15 +21,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.fault.kinds import KINDS, Kind
+from tests.fault.acting import Acting
+from tests.fault.kinds import KINDS
 from tests.fault.ledger import DAYS
-from tests.fault.proofs import deaths
+from tests.fault.neutral import Kind
 from tests.fault.scenario import Scenario
-from tests.fault.world import World, new_world
+from tests.fault.world import new_world
 
 TRIES = 40
 VAIN = 10
 FAULTS_A_SCENARIO = 12
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Kinds of faults, and what they befall."""
+
+    kinds: list[Kind]
+    scenario: Callable[[Any, random.Random, int, bool], Acting]
+    """In a world, with the random numbers, of that number; the last says whether the archive is in S3."""
+    s3: bool = True
+
+
+POSTGRES = Suite(KINDS, lambda world, rng, number, s3: Scenario(world, rng, number, s3=s3))
 
 
 @dataclass
@@ -37,6 +51,7 @@ class Tally:
     """What came of it."""
 
     seed: int
+    kinds: list[str]
     struck: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
     scenarios: int = 0
@@ -48,12 +63,12 @@ class Tally:
 
     def never(self) -> list[str]:
         """Kinds that have not struck at all."""
-        return [kind.name for kind in KINDS if not self.struck[kind.name]]
+        return [kind for kind in self.kinds if not self.struck[kind]]
 
     def table(self) -> str:
         """A summary, as a table of Markdown."""
         lines = ["| Fault | Struck |", "|---|---:|"]
-        lines += [f"| {kind.name} | {self.struck[kind.name]} |" for kind in KINDS if self.struck[kind.name]]
+        lines += [f"| {kind} | {self.struck[kind]} |" for kind in self.kinds if self.struck[kind]]
         lines += [f"| **All** | **{self.struck.total()}** |", ""]
         work = f"{self.scenarios} scenarios, {self.seconds:.0f} s of work"
         lines.append(
@@ -76,11 +91,12 @@ class FaultsFailed(AssertionError):
 
 
 def soak(
-    world: World,
+    world: Any,
     seed: int,
     faults: int,
     tell: Callable[[str], None] = print,
     save: Callable[[Tally], None] = lambda tally: None,
+    suite: Suite = POSTGRES,
 ) -> Tally:
     """Let so many faults strike; after each scenario `save` is given what has come of it so far.
 
@@ -88,17 +104,17 @@ def soak(
         FaultsFailed: with the seed, the scenario and the faults.
     """
     rng = random.Random(seed)
-    tally, begun = Tally(seed), time.monotonic()
+    tally, begun = Tally(seed, [kind.name for kind in suite.kinds]), time.monotonic()
     decks: dict[bool, list[Kind]] = {True: [], False: []}
     vain: list[str] = []
     while tally.struck.total() < faults:
-        s3 = tally.scenarios % 8 == 1
-        scenario = Scenario(world, random.Random(rng.randrange(1 << 62)), tally.scenarios, s3=s3)
+        s3 = suite.s3 and tally.scenarios % 8 == 1
+        scenario = suite.scenario(world, random.Random(rng.randrange(1 << 62)), tally.scenarios, s3)
         history: list[str] = []
         try:
             with scenario:
                 for _ in range(min(FAULTS_A_SCENARIO, faults - tally.struck.total())):
-                    kind = _draw(decks[s3], s3, rng)
+                    kind = _draw(suite.kinds, decks[s3], s3, rng)
                     history.append(_one(scenario, kind, tally))
                     if not history[-1]:
                         # On a slow machine a step may be over too soon, time and again: another scenario will do.
@@ -108,8 +124,8 @@ def soak(
                     if scenario.rng.random() < 0.15:
                         scenario.prove_restored()
                 scenario.at_the_end()
-                tally.versions += deaths(world.source, "updated") + deaths(world.source, "deleted")
-                tally.cleaned += deaths(world.source, "cleanup")
+                tally.versions += scenario.deaths("updated") + scenario.deaths("deleted")
+                tally.cleaned += scenario.deaths("cleanup")
         except Exception as error:
             what = "\n  ".join(history[-8:])
             raise FaultsFailed(f"seed {seed}, {scenario}, after\n  {what}\n{error}") from error
@@ -120,10 +136,10 @@ def soak(
     return tally
 
 
-def _draw(deck: list[Kind], s3: bool, rng: random.Random) -> Kind:
+def _draw(kinds: list[Kind], deck: list[Kind], s3: bool, rng: random.Random) -> Kind:
     """Each kind that fits comes once before any comes again."""
     if not deck:
-        deck += [kind for kind in KINDS if kind.archive in ("any", "s3" if s3 else "folder")]
+        deck += [kind for kind in kinds if kind.archive in ("any", "s3" if s3 else "folder")]
         rng.shuffle(deck)
         if s3:
             # Those of S3 first, and not all of what folders meet as well.
@@ -131,7 +147,7 @@ def _draw(deck: list[Kind], s3: bool, rng: random.Random) -> Kind:
     return deck.pop()
 
 
-def _one(scenario: Scenario, kind: Kind, tally: Tally) -> str:
+def _one(scenario: Acting, kind: Kind, tally: Tally) -> str:
     """Let a fault of this kind strike, and prove; sometimes the step is run again at once, sometimes not. What was
     done; empty if it did not strike in many tries."""
     for _ in range(TRIES):
@@ -181,7 +197,7 @@ def _together(seed: int, faults: int, workers: int) -> int:
         subprocess.Popen([*command, str(seed + n)], stdout=subprocess.PIPE, text=True, bufsize=1)
         for n in range(workers)
     ]
-    tally, failed = Tally(seed), 0
+    tally, failed = Tally(seed, [kind.name for kind in KINDS]), 0
     with ThreadPoolExecutor(workers) as pool:
         for worker, last in zip(running, pool.map(_listen, running), strict=True):
             failed += worker.wait() != 0

@@ -40,7 +40,7 @@ EDGES = [
     Edge("before", "catalog:Catalog.advance_head"),
     Edge("after", "catalog:Catalog.advance_head"),
     # Cleanup: for each of four batches the deletion, its note, the commit, its outcome; then receipts.
-    Edge("before", "steps.cleanup:_proved", 2),
+    Edge("before", "steps.postgres.batches:proved", 2),
     Edge("before", "catalog:Catalog.begin_batch", 1),
     Edge("after", "catalog:Catalog.begin_batch", 1),
     Edge("after", "catalog:Catalog.begin_batch", 3),

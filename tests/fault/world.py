@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,9 +175,20 @@ class Line:
 def database_line(url: str) -> Iterator[Line]:
     """A line to that database until the block is left."""
     target = parse_dsn(url)
+
+    def through(port: int) -> str:
+        own = {**target, "host": "127.0.0.1", "port": str(port)}
+        return make_dsn(**own, sslmode="disable", gssencmode="disable")
+
+    with line_to(target["host"], int(target["port"]), through) as line:
+        yield line
+
+
+@contextmanager
+def line_to(host: str, port: int, through: Callable[[int], str]) -> Iterator[Line]:
+    """A line to a server until the block is left; `through` gives the URL by the line's own port."""
     listener = socket.create_server(("127.0.0.1", 0))
-    through = {**target, "host": "127.0.0.1", "port": str(listener.getsockname()[1])}
-    line = Line(make_dsn(**through, sslmode="disable", gssencmode="disable"))
+    line = Line(through(listener.getsockname()[1]))
     line.release()
     every: list[socket.socket] = []
 
@@ -187,7 +198,7 @@ def database_line(url: str) -> Iterator[Line]:
                 client, _ = listener.accept()
                 every.append(client)
                 try:
-                    server = socket.create_connection((target["host"], int(target["port"])))
+                    server = socket.create_connection((host, port))
                 except OSError:
                     client.close()
                     continue

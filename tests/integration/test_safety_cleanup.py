@@ -14,7 +14,7 @@ from export_pipelines.catalog import Catalog
 from export_pipelines.errors import CleanupRefused, IntegrityError, RequestError, SourceError
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.sql import RelationName
-from export_pipelines.steps.proof import place_now
+from export_pipelines.steps.postgres.proof import place_now
 from export_pipelines.windows import Window
 from tests.support.tables import DAY, NEXT_DAY, Kit, run_each
 

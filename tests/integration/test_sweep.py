@@ -13,7 +13,7 @@ import pytest
 from export_pipelines.errors import IntegrityError
 from export_pipelines.steps import chain
 from export_pipelines.steps.adopt import adopt_folder
-from export_pipelines.steps.export import lock, table_session
+from export_pipelines.steps.postgres.transactions import lock, table_session
 from export_pipelines.steps.sweep import sweep
 from export_pipelines.steps.verify import verify_table
 from tests.support.servers import run_sql

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export_pipelines.steps.binary_identities import decoded, encoded
+from export_pipelines.steps.postgres.binary_identities import decoded, encoded
 
 xids = st.integers(0, 2**32 - 1)
 ctids = st.tuples(st.integers(0, 2**32 - 2), st.integers(0, 2**16 - 1))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export_pipelines.steps import matching
-from export_pipelines.steps.matching import matcher
+from export_pipelines.steps.postgres import matching
+from export_pipelines.steps.postgres.matching import matcher
 
 _CONTENTS = st.lists(st.sampled_from([b"", b"a", b"b", b"c", b"a\nb", b"\x00" * 40]), max_size=40)
 

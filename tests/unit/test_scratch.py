@@ -10,7 +10,7 @@ import pytest
 
 from export_pipelines.errors import ScratchError
 from export_pipelines.scratch import scratch_database
-from export_pipelines.steps.matching import matcher
+from export_pipelines.steps.postgres.matching import matcher
 
 
 @pytest.fixture

@@ -8,33 +8,32 @@ whole row with the sidecar's (mode `key`). New identities come from that, sound 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby, islice
-from operator import itemgetter
 from typing import Literal
 
-from export_pipelines.errors import CleanupRefused, IntegrityError, ObjectMissing
 from export_pipelines.formats.compression import decompressed
 from export_pipelines.formats.csv import copy_options, records
 from export_pipelines.manifest import ArtifactManifest, ExportRecord
-from export_pipelines.scratch import scratch_database
 from export_pipelines.sources import inspect
 from export_pipelines.sources.postgres import Session
 from export_pipelines.specs.table import Compression
 from export_pipelines.sql import RelationName, identity_columns, parse_select
 from export_pipelines.steps import keys
-from export_pipelines.steps.binary_identities import decoded, encoded
+from export_pipelines.steps.batches import Batch, batches
 from export_pipelines.steps.context import StepContext
-from export_pipelines.steps.identity import needs_tableoid, relation_of, split_identities
-from export_pipelines.steps.matching import Matcher, matcher
-from export_pipelines.steps.reading import HashingReader, open_stored
+from export_pipelines.steps.engine import Unprovable
+from export_pipelines.steps.postgres import keys as pg_keys
+from export_pipelines.steps.postgres.binary_identities import decoded, encoded
+from export_pipelines.steps.postgres.identity import needs_tableoid, relation_of
+from export_pipelines.steps.postgres.matching import Matcher, matcher
+from export_pipelines.steps.postgres.statements import Statements
+from export_pipelines.steps.postgres.transactions import source_of
+from export_pipelines.steps.reading import open_stored
 from export_pipelines.steps.receipts import RecordSet
+from export_pipelines.steps.rows import split_identities
 from export_pipelines.steps.sidecar import read_buckets
-from export_pipelines.steps.statements import Statements
-from export_pipelines.stores.base import Store
 
 # Half of the 2**32 transaction ids, less a margin: beyond that an old id may come again as a new one.
 _XID_HORIZON = 2**31 - 100_000_000
@@ -42,10 +41,6 @@ _XID_HORIZON = 2**31 - 100_000_000
 _CONTENT = 65
 # Rows of a batch on each page of its span, from which on reading the whole span is less work than looking up each.
 _DENSE_ROWS = 4
-
-
-class Unprovable(CleanupRefused):
-    """Nothing proves the rows of a file; those of another may be proved all the same."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +64,6 @@ class Place:
             now.relations,
             now.fingerprint,
         ) and 0 <= now.next_xid - self.next_xid < _XID_HORIZON
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Identities that one transaction may delete, with the record numbers that they prove. `number` counts from 0."""
-
-    number: int
-    identities: list[bytes]
-    ordinals: list[int]
 
 
 @dataclass(frozen=True)
@@ -127,32 +113,6 @@ def place_now(session: Session, relation: RelationName) -> Place:
     )
 
 
-def check_archived(archive: Store, manifest: ArtifactManifest) -> None:
-    """Check, just before deleting, that the archive still has what the manifest says, byte for byte.
-
-    Raises:
-        IntegrityError: it has not.
-    """
-    for proof in (manifest.file, manifest.identity_file):
-        if proof is None:
-            continue
-        try:
-            stream = archive.open(proof.key)
-        except ObjectMissing as error:
-            raise IntegrityError(
-                f"archived file {archive.locate(proof.key)} is missing", hint="restore it, or export again"
-            ) from error
-        with stream:
-            reader = HashingReader(stream)
-            while reader.read(1 << 20):
-                pass
-        if (reader.size, reader.hexdigest()) != (proof.size, proof.sha256):
-            raise IntegrityError(
-                f"archived file {archive.locate(proof.key)} is not what its manifest says: size or SHA-256 differs",
-                hint="restore it from a copy; until then nothing of it is deleted from the source",
-            )
-
-
 @contextmanager
 def proof_of(
     ctx: StepContext, manifest: ArtifactManifest, parts: Statements, done: RecordSet, *, by_content: bool = False
@@ -172,7 +132,7 @@ def proof_of(
             hint="let select.sql read the table as one of its FROM clause, or declare `key` with columns of the file",
         )
     spec = ctx.table.spec
-    with ctx.source.session(
+    with source_of(ctx).session(
         timezone=spec.session_timezone, statement_timeout=spec.statement_timeout, lock_timeout=spec.lock_timeout
     ) as session:
         session.begin()
@@ -181,8 +141,10 @@ def proof_of(
         recorded = place_of(manifest.export)
         if recorded.holds(now) and not by_content:
             session.rollback()
-            with _batches(ctx, manifest, done) as batches:
-                yield Proof(identity.mode, recorded, identity.tableoid, batches)
+            with batches(
+                ctx, manifest, done, repeats=_repeats(ctx, manifest), drop=2 * (identity.mode == "key")
+            ) as found:
+                yield Proof("key" if identity.mode == "key" else "row", recorded, identity.tableoid, found)
             return
         with matcher(manifest.export.rows) as matches:
             match = _match_records if identity.mode == "row" else _match_keys
@@ -195,52 +157,6 @@ def _repeats(ctx: StepContext, manifest: ArtifactManifest) -> bool:
     """Whether a row of the source may stand behind several records of the file."""
     export = manifest.export
     return export.identity.mode == "row" and parse_select(export.select_sql, ctx.table.folder / "select.sql").repeats
-
-
-@contextmanager
-def _batches(ctx: StepContext, manifest: ArtifactManifest, done: RecordSet) -> Iterator[Iterator[Batch]]:
-    """The sidecar's buckets as batches; those of a file with repeated rows are put together so that all the records of
-    a row are in one batch, since it can be deleted only once."""
-    batches = _from_sidecar(ctx, manifest, done)
-    if not _repeats(ctx, manifest):
-        yield batches
-        return
-    with scratch_database() as database:
-        database.execute("CREATE TABLE matched (number INTEGER PRIMARY KEY, identity BLOB, ordinal INTEGER)")
-        for batch in batches:
-            pairs = zip(batch.identities, batch.ordinals, strict=True)
-            database.executemany("INSERT INTO matched (identity, ordinal) VALUES (?, ?)", pairs)
-        yield _grouped(database, ctx.table.spec.cleanup.batch_rows)
-
-
-def _grouped(database: sqlite3.Connection, batch_rows: int) -> Iterator[Batch]:
-    rows = database.execute("SELECT identity, ordinal FROM matched ORDER BY identity, ordinal")
-    groups = groupby(rows, key=itemgetter(0))
-    number = 0
-    while chunk := [(identity, n) for _, group in islice(groups, batch_rows) for identity, n in group]:
-        yield Batch(number, [identity for identity, _ in chunk], [n for _, n in chunk])
-        number += 1
-
-
-def _from_sidecar(ctx: StepContext, manifest: ArtifactManifest, done: RecordSet) -> Iterator[Batch]:
-    identity = manifest.export.identity
-    assert manifest.identity_file is not None
-    first = 0
-    with open_stored(ctx.archive, manifest.identity_file, ctx.keyring) as stream:
-        for number, (bucket, raw) in enumerate(read_buckets(stream, identity)):
-            last = first + bucket.rows - 1
-            ordinals = list(range(first, last + 1))
-            first = last + 1
-            if done.covers(ordinals[0], last):
-                continue
-            lines = raw.splitlines()
-            if identity.mode == "key":
-                lines = [line.rsplit(b",", 2)[0] for line in lines]
-            if done.touches(ordinals[0], last):
-                kept = [(line, n) for line, n in zip(lines, ordinals, strict=True) if n not in done]
-                lines, ordinals = [line for line, _ in kept], [n for _, n in kept]
-            if lines:
-                yield Batch(number, lines, ordinals)
 
 
 def _match_records(
@@ -323,11 +239,11 @@ def _match_keys(
             number += bucket.rows
 
     def take(found: list[bytes]) -> None:
-        lines = [line for line, key in keys.sidecar_lines(found) if key is not None]
+        lines = [line for line, key in pg_keys.sidecar_lines(found) if key is not None]
         matches.add_rows([_content(line) for line in lines], [line[: -_CONTENT - 1] for line in lines])
 
     with keys.batched(take) as write:
-        columns = keys.selected(relation, tableoid, identity.key)
+        columns = pg_keys.selected(relation, tableoid, identity.key)
         session.copy_out(parts.delete.selection(columns), copy_options(keys.PLAIN), write)
     return tableoid
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,17 +24,16 @@ from export_pipelines.sources.postgres import Session
 from export_pipelines.specs.table import Compression
 from export_pipelines.steps.chain import artifact_at
 from export_pipelines.steps.context import StepContext
-from export_pipelines.steps.identity import IdentityPlan
-from export_pipelines.steps.proof import Unprovable, place_now, place_of, refuse_vague_content
+from export_pipelines.steps.engine import Unprovable
+from export_pipelines.steps.postgres.identity import IdentityPlan
+from export_pipelines.steps.postgres.proof import place_now, place_of, refuse_vague_content
+from export_pipelines.steps.postgres.statements import Statements
 from export_pipelines.steps.reading import open_stored
 from export_pipelines.steps.receipts import deleted_records
+from export_pipelines.steps.rows import Keep
 from export_pipelines.steps.sidecar import read_buckets
-from export_pipelines.steps.statements import Statements
 from export_pipelines.stores.base import Store
 from export_pipelines.windows import Window
-
-Keep = Callable[[list[bytes], list[bytes]], list[bool]]
-"""Identities and their records, and which of them to keep."""
 
 
 @contextmanager

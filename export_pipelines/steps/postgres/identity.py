@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,11 +10,8 @@ from export_pipelines.manifest import Column
 from export_pipelines.sources import inspect
 from export_pipelines.sources.inspect import RelationTree
 from export_pipelines.sources.postgres import Session
-from export_pipelines.specs.table import CsvSpec
 from export_pipelines.sql import RelationName, Select
-from export_pipelines.steps.statements import Statements
-
-_NUMBER = re.compile(rb"\d+")
+from export_pipelines.steps.postgres.statements import Statements
 
 
 @dataclass(frozen=True)
@@ -127,24 +123,3 @@ def _not_of(
     origins = inspect.origins(session, query, tree.oids)
     found = {name: origins[names.index(name)] for name in key}
     return sorted(name for name, origin in found.items() if origin != name and not (declared and origin is None))
-
-
-def split_identities(records: list[bytes], dialect: CsvSpec) -> tuple[list[bytes], list[bytes]]:
-    """Records that begin with an identity, as lines of a sidecar (without their ends) and as the records of the file.
-
-    Half the time of splitting at each comma, which was a third of all that our process did with a row.
-    """
-    delimiter, quote = dialect.delimiter.encode(), dialect.quote.encode()
-    # The ctid is in quotes if the delimiter is a comma. No other sign of an identity is a quote or a parenthesis.
-    end = (quote if delimiter == b"," else b")") + delimiter
-    parts = [record.partition(end) for record in records]
-    tails = [tail for _, _, tail in parts]
-    if end == b'",':
-        return [head + b'"' for head, _, _ in parts], tails
-    return [_canonical(head) for head, _, _ in parts], tails
-
-
-def _canonical(head: bytes) -> bytes:
-    """An identity, up to the end of its ctid, as the default dialect writes it: `xmin,"(block,offset)"`."""
-    *numbers, block, offset = _NUMBER.findall(head)
-    return b'%s,"(%s,%s)"' % (b",".join(numbers), block, offset)

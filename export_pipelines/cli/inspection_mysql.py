@@ -1,0 +1,199 @@
+"""What `check` looks at for one table of MySQL or MariaDB, and the accounts that `roles` prints for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from export_pipelines.cli.places import table_error
+from export_pipelines.errors import CleanupRefused, ExportPipelinesError, SourceError, SpecError
+from export_pipelines.sources import mysql_inspect
+from export_pipelines.sources.mysql_inspect import UNSEEN, BaseTable
+from export_pipelines.specs.table import CleanupMode, TableDefinition
+from export_pipelines.sql_mysql import quote_identifier
+from export_pipelines.steps.mysql.reading import Plan, plan
+from export_pipelines.steps.mysql.statements import MysqlStatements, parsed, statements
+from export_pipelines.windows import Window
+
+if TYPE_CHECKING:
+    from export_pipelines.cli.inspection import TableFindings
+    from export_pipelines.sources.mysql import MysqlSession, MysqlSource
+
+OLDEST_MARIADB = (10, 5)
+OLDEST_MYSQL = (8, 0)
+_POWERS = ("SUPER", "FILE", "CREATE USER", "SHUTDOWN")
+_WRITES = ("INSERT", "UPDATE", "DELETE", "DROP", "ALTER", "CREATE")
+_RIGHTS = """
+SELECT privilege_type, '' FROM information_schema.user_privileges WHERE grantee = %(grantee)s
+UNION SELECT privilege_type, table_schema FROM information_schema.schema_privileges
+ WHERE grantee = %(grantee)s AND %(schema)s LIKE table_schema
+UNION SELECT privilege_type, CONCAT(table_schema, '.', table_name) FROM information_schema.table_privileges
+ WHERE grantee = %(grantee)s AND table_schema = %(schema)s AND table_name = %(name)s
+"""
+
+
+def check_sql(table: TableDefinition, window: Window, select: str, delete: str | None) -> list[SpecError]:
+    """Parse the statements, with the parameters of a window."""
+    try:
+        parsed(table, window, select, delete, table.spec.session_timezone)
+    except SpecError as error:
+        return [error if table.select_sql is not None else table_error(table, error.message, ("table",), error.hint)]
+    return []
+
+
+def inspect_table(found: TableFindings, source: MysqlSource, deleter: MysqlSource | None, window: Window) -> None:
+    """Compare a table, whose SQL parses, with its database. Nothing of its rows is read.
+
+    Raises:
+        SpecError, SourceError: nothing more can be said.
+    """
+    settings: Any = {"timezone": found.table.spec.session_timezone, "statement_timeout": "30s", "lock_timeout": "30s"}
+    with source.session(**settings) as session:
+        session.begin()
+        parts = statements(found.table, window, session)
+        planned = plan(session, parts, found.table.spec.key)
+        _columns(found, planned)
+        deletes = parts.delete is not None and planned.table is not None
+        found.proof = describe(planned) if parts.delete is not None else "not needed: nothing is deleted"
+        if not deletes and parts.delete is not None and found.table.spec.cleanup.mode is not CleanupMode.OFF:
+            _unproved(found, planned)
+    if deletes and planned.table is not None:
+        with (deleter or source).session(**settings) as session:
+            session.begin()
+            _deletion(found, session, parts, planned.table)
+
+
+def describe(planned: Plan) -> str:
+    """How a cleanup will prove the rows."""
+    identity = planned.identity
+    if identity.mode == "none":
+        return "cannot be proved"
+    if identity.mode == "record" and not identity.key:
+        return "by content of each row"
+    return f"by key {', '.join(identity.key)} and content"
+
+
+def _columns(found: TableFindings, planned: Plan) -> None:
+    found.columns = len(planned.columns)
+    double = [name for name, times in Counter(column.name.lower() for column in planned.columns).items() if times > 1]
+    if double:
+        hint = "name them by AS"
+        found.warnings.append(table_error(found.table, f"columns named {double} come more than once", (), hint))
+
+
+def _unproved(found: TableFindings, planned: Plan) -> None:
+    found.errors.append(
+        table_error(
+            found.table,
+            f"a cleanup would be refused, since nothing proves which rows are in the file: {planned.identity.reason}",
+            ("cleanup",),
+            "export from one table, give `key` columns that the file contains, or set `cleanup: off`",
+        )
+    )
+
+
+def _deletion(found: TableFindings, session: MysqlSession, parts: MysqlStatements, table: BaseTable) -> None:
+    """The condition of delete.sql, the right to delete, and what a deletion would set off."""
+    assert parts.delete is not None
+    spec = found.table.spec.cleanup
+    cleans = spec.mode is not CleanupMode.OFF
+    told = found.errors if cleans else found.warnings
+    session.describe(parts.delete.selection("1"))
+    rights = _rights(session, table)
+    if cleans and not rights.get("DELETE"):
+        found.errors.append(table_error(found.table, f"the account may not DELETE from {table.sql}", ("cleanup",)))
+    found.warnings += _excess(found.table, rights, deletes=cleans)
+    try:
+        effects = mysql_inspect.side_effects(session, table)
+    except CleanupRefused as error:
+        told.append(table_error(found.table, error.message, ("cleanup",), error.hint))
+        return
+    for effect in effects:
+        if effect.name in spec.acknowledge:
+            continue
+        hint = f"if that is meant, add {effect.name!r} to `cleanup: acknowledge:`"
+        if effect.name == UNSEEN:
+            hint = f"GRANT PROCESS ON *.* to the account of the cleanup, which shows them; else acknowledge {UNSEEN}"
+        message = f"deleting from {table.sql} would also set off {effect}"
+        told.append(table_error(found.table, message, ("cleanup",), hint))
+
+
+def _rights(session: MysqlSession, table: BaseTable) -> dict[str, str]:
+    """What the account may do with the table, and where that was granted. Rights of roles are not among them."""
+    user, _, host = str(session.one("SELECT CURRENT_USER()")[0]).rpartition("@")
+    values = {"grantee": f"'{user}'@'{host}'", "schema": table.schema, "name": table.name}
+    return {str(right): str(where) or "everywhere" for right, where in session.execute(_RIGHTS, values)}
+
+
+def _excess(table: TableDefinition, rights: dict[str, str], *, deletes: bool) -> Iterator[SpecError]:
+    hint = "`export-pipelines roles` prints accounts that have just what is needed"
+    if powers := [power for power in _POWERS if power in rights]:
+        yield table_error(
+            table, f"the account has {', '.join(powers)}, which nothing here needs", ("connection",), hint
+        )
+        return
+    extra = [right for right in _WRITES if right in rights and not (right == "DELETE" and deletes)]
+    if extra:
+        yield table_error(table, f"the account may also {', '.join(extra)}", ("connection",), hint)
+
+
+def check_server(session: MysqlSession) -> None:
+    """Raises SourceError: the server is too old."""
+    digits = session.version.removeprefix("5.5.5-").partition("-")[0].split(".")
+    version = (int(digits[0]), int(digits[1]))
+    oldest = OLDEST_MARIADB if session.mariadb else OLDEST_MYSQL
+    if version < oldest:
+        kind = "MariaDB" if session.mariadb else "MySQL"
+        raise SourceError(
+            f"the server is {kind} {session.version}, and {oldest[0]}.{oldest[1]} or newer is needed", hint="upgrade it"
+        )
+
+
+def accounts(
+    source: MysqlSource, tables: list[TableDefinition], windows: dict[str, Window], names: tuple[str, str]
+) -> Iterator[str]:
+    """The SQL of a reader and, if any table is cleaned up, a deleter, for the tables of one connection. What cannot be
+    had is said in a comment."""
+    reader, deleter = (f"{quote_identifier(name)}@'%'" for name in names)
+    read: set[str] = set()
+    delete: set[str] = set()
+    problems: list[str] = []
+    with source.session() as session:
+        session.begin()
+        for table in tables:
+            try:
+                found = _used(session, table, windows[table.id])
+            except ExportPipelinesError as error:
+                problems.append(f"-- {table.id} is left out: {' '.join(error.message.split())}")
+                continue
+            read |= found[0]
+            delete |= found[1]
+    yield from problems
+    yield "-- exports: reads, and has no right to write anything"
+    yield f"CREATE USER IF NOT EXISTS {reader} ACCOUNT LOCK;"
+    yield from (f"GRANT SELECT ON {each} TO {reader};" for each in sorted(read))
+    if delete:
+        yield "-- cleans up: `cleanup: {connection: …}` of the tables names the connection with this account"
+        yield f"CREATE USER IF NOT EXISTS {deleter} ACCOUNT LOCK;"
+        yield "-- shows the foreign keys of all tables, so that none is set off unseen"
+        yield f"GRANT PROCESS ON *.* TO {deleter};"
+        yield from (f"GRANT SELECT ON {each} TO {deleter};" for each in sorted(read))
+        yield from (f"GRANT DELETE, TRIGGER ON {each} TO {deleter};" for each in sorted(delete))
+    yield "-- then: ALTER USER … IDENTIFIED BY '…' ACCOUNT UNLOCK;"
+
+
+def _used(session: MysqlSession, table: TableDefinition, window: Window) -> tuple[set[str], set[str]]:
+    """Quoted names of the tables that a table's statements read, and of that which is deleted from."""
+    parts = statements(table, window, session)
+    columns = session.describe(parts.select.query)
+    read = {(each.database, each.org_table) for each in columns if each.org_table}
+    for relation in parts.select.relations:
+        found = mysql_inspect.base_table(session, relation.schema, relation.name)
+        read.add((found.schema, found.name))
+    delete = set()
+    if parts.delete is not None and table.spec.cleanup.mode is not CleanupMode.OFF:
+        found = mysql_inspect.base_table(session, parts.delete.relation.schema, parts.delete.relation.name)
+        read.add((found.schema, found.name))
+        delete.add(found.sql)
+    return {f"{quote_identifier(schema)}.{quote_identifier(name)}" for schema, name in read}, delete
