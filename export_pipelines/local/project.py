@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
+from export_pipelines.errors import SourceError
 from export_pipelines.settings import (
     DAGSTER_DATABASE,
     SOURCE_DATABASE,
@@ -43,6 +44,8 @@ def running(settings: Settings, *, migrate_catalog: bool = True) -> Iterator[Set
                 settings = replace(settings, database_url=address.url(SOURCE_DATABASE))
             if settings.embedded_dagster:
                 settings = replace(settings, dagster_pg_url=with_storage_defaults(address.url(DAGSTER_DATABASE)))
+        if (settings.state / "mariadb").exists():
+            stack.enter_context(_demo_mariadb(settings.state))
         write_dagster_yaml(settings.dagster_home)
         settings.export_path.mkdir(parents=True, exist_ok=True)
         apply(settings)
@@ -51,6 +54,20 @@ def running(settings: Settings, *, migrate_catalog: bool = True) -> Iterator[Set
 
             migrate(settings.dagster_pg_url, settings.catalog_schema)
         yield settings
+
+
+@contextmanager
+def _demo_mariadb(state: Path) -> Iterator[None]:
+    """The MariaDB that `demo --mysql` has made, for as long as the block; where it cannot run any more, or its variable
+    names another server, things stay as they are."""
+    from export_pipelines.local.mariadb import DEMO_DATABASE, DEMO_URL, local_mariadb
+
+    with ExitStack() as stack:
+        if DEMO_URL not in os.environ:
+            with suppress(SourceError):
+                os.environ[DEMO_URL] = stack.enter_context(local_mariadb(state)).url(DEMO_DATABASE)
+                stack.callback(os.environ.pop, DEMO_URL, None)
+        yield
 
 
 def write_dagster_yaml(home: Path) -> Path:

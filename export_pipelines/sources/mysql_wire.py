@@ -75,11 +75,13 @@ def rows(connection: Any, query: str) -> Iterator[Rows]:
         connection._read_packet()
     more = connection._rfile.read1
     heads = range(columns - 1)
-    rest = b""
+    rest, behind = b"", False
     while True:
-        data = more(_CHUNK)
-        if not data:
+        # Behind a large row the end may have come already: nothing else would.
+        data = b"" if behind else more(_CHUNK)
+        if not data and not behind:
             raise _lost()
+        behind = False
         buffer = rest + data if rest else data
         found, used, over = _split(buffer, heads)
         rest = buffer[used:]
@@ -89,6 +91,7 @@ def rows(connection: Any, query: str) -> Iterator[Rows]:
             return
         if len(rest) >= _LARGEST + 4 and int.from_bytes(rest[:3], "little") == _LARGEST:
             row, rest = _large(rest, more, columns)
+            behind = True
             yield [row]
 
 

@@ -37,17 +37,23 @@ def postgres_columns(export: ExportRecord) -> tuple[Column, ...]:
     return tuple(Column(name=column.name, type=postgres_type(column.type)) for column in export.columns)
 
 
-def mysql_table_sql(name: str, columns: Sequence[Column], *, temporary: bool = False) -> str:
+def mysql_table_sql(name: str, columns: Sequence[Column]) -> str:
     """The same in MySQL's dialect. Strings are utf8mb4, whatever their charset was: the file says them in UTF-8.
 
     Each column may be NULL, also a timestamp, which an older server would fill with the present time instead.
-
-    Raises:
-        TargetError: a type is not one of MySQL's.
     """
-    body = ",\n".join(f"  {mysql_identifier(column.name)} {_mysql_type(column)} NULL" for column in columns)
-    made = "CREATE TEMPORARY TABLE" if temporary else "CREATE TABLE"
-    return f"{made} {name} (\n{body}\n) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4"
+    body = ",\n".join(f"  {mysql_identifier(column.name)} {_mysql_type(column.type)} NULL" for column in columns)
+    return f"CREATE TABLE {name} (\n{body}\n) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4"
+
+
+def refuse_foreign_types(columns: Sequence[Column]) -> None:
+    """Raises TargetError: what stands for a type is none of MySQL's, and would be run as SQL."""
+    for column in columns:
+        if not _MYSQL_TYPE.fullmatch(_mysql_type(column.type)):
+            raise TargetError(
+                f"column {column.name!r} has a type that is none of MySQL's: {column.type}",
+                hint="create the table first, with the types that you want",
+            )
 
 
 def mysql_load_sql(name: str, columns: Sequence[Column], csv: CsvSpec) -> str:
@@ -76,13 +82,8 @@ def _sign(sign: str) -> str:
     return f"X'{sign.encode().hex()}'"
 
 
-def _mysql_type(column: Column) -> str:
+def _mysql_type(declared: str) -> str:
     # MariaDB says in a comment how it stores a column.
-    kind = re.sub(r"\s*/\*.*?\*/", "", column.type).strip()
-    if not _MYSQL_TYPE.fullmatch(kind):
-        raise TargetError(
-            f"column {column.name!r} has a type that is none of MySQL's: {column.type}",
-            hint="create the table first, with the types that you want",
-        )
+    kind = re.sub(r"\s*/\*M?!\d+ \w+\*/$", "", declared).strip()
     width = re.fullmatch(r"varchar\((\d+)\)", kind)
     return "longtext" if width and int(width[1]) > _WIDEST else kind

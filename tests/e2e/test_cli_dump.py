@@ -86,6 +86,8 @@ def test_several_dumps_run_in_parallel_and_one_that_fails_takes_none_down(cli: C
     assert (good["table"], good["rows"], good["errors"]) == ("health/bcu", 200, [])
     assert "nothing" in bad["errors"][0]
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["bcu-snapshot.zip"]
+    pools = query(cli.variables["DAGSTER_PG_URL"], "SELECT concurrency_key FROM concurrency_limits")
+    assert pools == [("connection_source",)]
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,9 @@ def test_rows_between_that_are_late_or_not_matched_stay(kit: MysqlKit, batch_row
 
 
 def test_a_dense_range_without_foreign_rows_is_deleted_in_whole(kit: MysqlKit) -> None:
-    kit.sql("CREATE TABLE t (id BIGINT PRIMARY KEY)", "INSERT INTO t SELECT CAST(seq AS SIGNED) - 500 FROM seq_1_to_1000")
+    kit.sql(
+        "CREATE TABLE t (id BIGINT PRIMARY KEY)", "INSERT INTO t SELECT CAST(seq AS SIGNED) - 500 FROM seq_1_to_1000"
+    )
     kit.spec["table"] = "t"
     batched(kit, 100)
     kit.exported()
@@ -404,7 +406,12 @@ def test_a_rebuild_that_changes_no_column_changes_nothing(daily: MysqlKit, chang
 
 def test_rows_of_a_table_that_was_made_anew_are_known_by_their_content(daily: MysqlKit) -> None:
     daily.exported()
-    daily.sql("RENAME TABLE t TO old", TABLE, "INSERT INTO t SELECT * FROM old WHERE id < 4", "UPDATE t SET note = 'z' WHERE id = 3")
+    daily.sql(
+        "RENAME TABLE t TO old",
+        TABLE,
+        "INSERT INTO t SELECT * FROM old WHERE id < 4",
+        "UPDATE t SET note = 'z' WHERE id = 3",
+    )
     assert daily.cleanup().deleted == 2
     assert daily.rows() == [3]
 
@@ -693,5 +700,3 @@ def test_only_what_the_key_says_is_deleted_where_the_account_sees_no_more(kit: M
     kit.sql("UPDATE t SET hidden = 8 WHERE id = 2")
     assert kit.cleanup().deleted == 1
     assert kit.rows() == [2]
-
-

@@ -27,8 +27,18 @@ def table(kit: MysqlKit) -> MysqlKit:
 
 def test_what_is_exported_is_deleted_and_can_be_read(table: MysqlKit) -> None:
     record = table.exported()
-    assert (record.rows, record.source.engine, record.identity.mode, record.identity.key) == (100, "mysql", "record", ("id",))
-    assert [column.type for column in record.columns] == ["bigint(20) unsigned", "datetime(3)", "varchar(50)", "decimal(10,2)"]
+    assert (record.rows, record.source.engine, record.identity.mode, record.identity.key) == (
+        100,
+        "mysql",
+        "record",
+        ("id",),
+    )
+    assert [column.type for column in record.columns] == [
+        "bigint(20) unsigned",
+        "datetime(3)",
+        "varchar(50)",
+        "decimal(10,2)",
+    ]
     result = table.cleanup()
     assert (result.deleted, result.late, result.not_exported, result.proof) == (100, 0, 0, "record")
     assert table.rows("SELECT COUNT(*) FROM t") == [0]
@@ -39,7 +49,9 @@ def test_what_is_exported_is_deleted_and_can_be_read(table: MysqlKit) -> None:
 
 def test_rows_that_changed_or_came_stay_and_are_taken_by_the_next_export(table: MysqlKit) -> None:
     table.exported()
-    table.sql("UPDATE t SET amount = 99 WHERE id = 7", "INSERT INTO t (id, at, name) VALUES (101, '2025-01-01 12:00', 'late')")
+    table.sql(
+        "UPDATE t SET amount = 99 WHERE id = 7", "INSERT INTO t (id, at, name) VALUES (101, '2025-01-01 12:00', 'late')"
+    )
     result = table.cleanup()
     assert (result.deleted, result.late, result.not_exported) == (99, 2, 0)
     assert table.rows("SELECT id FROM t ORDER BY id") == [7, 101]

@@ -207,7 +207,9 @@ def test_an_export_sees_one_moment_whatever_is_written_meanwhile(
     write = MysqlRows.write
 
     def later(*args: Any) -> None:
-        whole.sql("UPDATE t SET note = 'new' WHERE id = 1", "DELETE FROM t WHERE id = 2", "INSERT INTO t VALUES (6, 'new')")
+        whole.sql(
+            "UPDATE t SET note = 'new' WHERE id = 1", "DELETE FROM t WHERE id = 2", "INSERT INTO t VALUES (6, 'new')"
+        )
         write(*args)
 
     monkeypatch.setattr(MysqlRows, "write", later)
@@ -340,8 +342,6 @@ def test_a_statement_that_takes_too_long_is_ended(whole: MysqlKit) -> None:
 
 
 # The outcome of a commit that nobody heard of
-
-
 
 
 @pytest.mark.parametrize("keyed", [True, False])
@@ -514,9 +514,7 @@ def windows(kit: MysqlKit, begin: datetime, hours: list[int]) -> Iterator[Window
 
 @pytest.mark.parametrize("kind", ["DATETIME", "TIMESTAMP", "DATE"])
 @pytest.mark.parametrize("session", ["UTC", ZONE])
-def test_days_of_a_zone_with_summer_time_take_each_row_once(
-    kit: MysqlKit, zone: str, kind: str, session: str
-) -> None:
+def test_days_of_a_zone_with_summer_time_take_each_row_once(kit: MysqlKit, zone: str, kind: str, session: str) -> None:
     """25 and 23 hours: a DATETIME is local to the partitions, a TIMESTAMP an instant."""
     kit.sql(f"CREATE TABLE t (id INT PRIMARY KEY, at {kind} NULL)")
     begin = datetime(2025, 10, 24, 21, tzinfo=UTC)
@@ -569,7 +567,11 @@ def test_settings_of_the_server_change_no_text(kit: MysqlKit) -> None:
     kit.sql("CREATE TABLE t (id INT PRIMARY KEY, d DATE, f FLOAT, s VARCHAR(20))")
     kit.sql("SET sql_mode = ''", "INSERT INTO t VALUES (1, '0000-00-00', 1 / 3, 'it''s \\\\ \"x\"')")
     kit.spec["table"] = "t"
-    settings = {"sql_mode": "'ANSI,NO_ZERO_DATE,NO_BACKSLASH_ESCAPES'", "sql_select_limit": "1", "sql_safe_updates": "1"}
+    settings = {
+        "sql_mode": "'ANSI,NO_ZERO_DATE,NO_BACKSLASH_ESCAPES'",
+        "sql_select_limit": "1",
+        "sql_safe_updates": "1",
+    }
     before = {name: kit.rows(f"SELECT @@global.{name}")[0] for name in settings}
     kit.exported()
     try:

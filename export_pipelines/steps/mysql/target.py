@@ -10,7 +10,7 @@ from export_pipelines.manifest import Column
 from export_pipelines.sources import mysql_inspect
 from export_pipelines.sources.mysql import MysqlSession, MysqlSource
 from export_pipelines.sql_mysql import MysqlRelation, split_name
-from export_pipelines.steps.ddl import mysql_table_sql
+from export_pipelines.steps.ddl import mysql_table_sql, refuse_foreign_types
 from export_pipelines.steps.target import Target, agreed
 
 _TABLES = "SELECT 1 FROM information_schema.tables WHERE table_schema = COALESCE(%s, DATABASE()) AND table_name = %s"
@@ -38,7 +38,9 @@ def exists(session: MysqlSession, name: MysqlRelation) -> bool:
 
 def create(session: MysqlSession, name: str, columns: Sequence[tuple[Column, ...]]) -> None:
     """Make the table, if all files agree on its columns. It is there at once, whatever becomes of the transaction."""
-    session.execute(mysql_table_sql(name, agreed(name, columns)))
+    wanted = agreed(name, columns)
+    refuse_foreign_types(wanted)
+    session.execute(mysql_table_sql(name, wanted))
 
 
 def drop_if_empty(target: MysqlSource, name: str) -> None:

@@ -209,7 +209,8 @@ def _waits(s: MysqlScenario, attempt: Attempt, cursor: Any) -> bool:
             asking.execute(_BLOCKED, (cursor.connection.thread_id(),))
             if asking.fetchone()[0]:
                 return True
-            time.sleep(0.02)
+            # The server shows the same again to whom asks within 0.1 s.
+            time.sleep(0.15)
     return False
 
 
@@ -306,10 +307,10 @@ KINDS = [
     Kind("process killed (SIGKILL)", killed),
     Kind("process killed at a commit", _killed_at_a_commit, _CLEANUP),
     Kind("process terminated (SIGTERM)", terminated),
-    Kind("sessions of the source ended (KILL)", _sessions_ended),
-    Kind("queries of the source ended (KILL QUERY)", _queries_ended),
+    Kind("sessions of the source ended (KILL)", _sessions_ended, _WORK),
+    Kind("queries of the source ended (KILL QUERY)", _queries_ended, _WORK),
     Kind("sessions of the catalog ended", _catalog_sessions_ended),
-    Kind("server killed and restarted", _server_crashed),
+    Kind("server killed and restarted", _server_crashed, _WORK),
     Kind("server killed at a commit", _crashed_at_a_commit, _CLEANUP),
     Kind("connection cut", _line_cut),
     Kind("answer lost", _answer_lost),
