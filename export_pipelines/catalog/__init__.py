@@ -237,13 +237,22 @@ class Catalog(Holds, Fence, Verifications, Dumps):
 
     # Cleanups
 
-    def settle_batch(self, batch_id: int, *, committed: bool) -> None:
-        """Note how the source's transaction ended. Not durable at once: after a crash the batch is settled again."""
+    def settle_batch(self, batch_id: int, *, committed: bool, deleted: Ranges | None = None) -> None:
+        """Note how the source's transaction ended, and what it `deleted` if that is less than was registered.
+
+        Not durable at once: after a crash the batch is settled again.
+        """
         with self._transaction() as cursor:
             cursor.execute("SET LOCAL synchronous_commit TO off")
             cursor.execute(
-                "UPDATE cleanup_batch SET state = %s WHERE id = %s",
-                ("committed" if committed else "rolled back", batch_id),
+                "UPDATE cleanup_batch SET state = %s, deleted = coalesce(%s, deleted), rows = coalesce(%s, rows) "
+                "WHERE id = %s",
+                (
+                    "committed" if committed else "rolled back",
+                    json.dumps(deleted) if deleted else None,
+                    count(deleted) if deleted else None,
+                    batch_id,
+                ),
             )
 
     def batches(self, table_id: str, partition: str, *, states: Sequence[str] = ("committed",)) -> list[BatchRow]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from export_pipelines.cli.places import table_error
 from export_pipelines.errors import CleanupRefused, ExportPipelinesError, SourceError, SpecError
 from export_pipelines.sources import mysql_inspect
+from export_pipelines.sources.mysql_errors import DENIED
 from export_pipelines.sources.mysql_inspect import UNSEEN, BaseTable
 from export_pipelines.specs.table import CleanupMode, TableDefinition
-from export_pipelines.sql_mysql import quote_identifier
+from export_pipelines.sql_mysql import quote_identifier, tables_of
 from export_pipelines.steps.mysql.reading import Plan, plan
 from export_pipelines.steps.mysql.statements import MysqlStatements, parsed, statements
 from export_pipelines.windows import Window
@@ -54,14 +56,18 @@ def inspect_table(found: TableFindings, source: MysqlSource, deleter: MysqlSourc
         parts = statements(found.table, window, session)
         planned = plan(session, parts, found.table.spec.key)
         _columns(found, planned)
+        cleans = found.table.spec.cleanup.mode is not CleanupMode.OFF and parts.delete is not None
         deletes = parts.delete is not None and planned.table is not None
+        if planned.table is not None:
+            rights = _rights(session, planned.table)
+            found.warnings += _excess(found.table, rights, deletes=cleans and deleter is None)
         found.proof = describe(planned) if parts.delete is not None else "not needed: nothing is deleted"
         if not deletes and parts.delete is not None and found.table.spec.cleanup.mode is not CleanupMode.OFF:
             _unproved(found, planned)
     if deletes and planned.table is not None:
         with (deleter or source).session(**settings) as session:
             session.begin()
-            _deletion(found, session, parts, planned.table)
+            _deletion(found, session, parts, planned.table, separate=deleter is not None)
 
 
 def describe(planned: Plan) -> str:
@@ -93,17 +99,19 @@ def _unproved(found: TableFindings, planned: Plan) -> None:
     )
 
 
-def _deletion(found: TableFindings, session: MysqlSession, parts: MysqlStatements, table: BaseTable) -> None:
+def _deletion(
+    found: TableFindings, session: MysqlSession, parts: MysqlStatements, table: BaseTable, *, separate: bool
+) -> None:
     """The condition of delete.sql, the right to delete, and what a deletion would set off."""
     assert parts.delete is not None
     spec = found.table.spec.cleanup
     cleans = spec.mode is not CleanupMode.OFF
     told = found.errors if cleans else found.warnings
     session.describe(parts.delete.selection("1"))
-    rights = _rights(session, table)
-    if cleans and not rights.get("DELETE"):
-        found.errors.append(table_error(found.table, f"the account may not DELETE from {table.sql}", ("cleanup",)))
-    found.warnings += _excess(found.table, rights, deletes=cleans)
+    if cleans:
+        found.errors += _may_not_delete(found.table, session, table)
+    if separate:
+        found.warnings += _excess(found.table, _rights(session, table), deletes=cleans)
     try:
         effects = mysql_inspect.side_effects(session, table)
     except CleanupRefused as error:
@@ -117,6 +125,19 @@ def _deletion(found: TableFindings, session: MysqlSession, parts: MysqlStatement
             hint = f"GRANT PROCESS ON *.* to the account of the cleanup, which shows them; else acknowledge {UNSEEN}"
         message = f"deleting from {table.sql} would also set off {effect}"
         told.append(table_error(found.table, message, ("cleanup",), hint))
+
+
+def _may_not_delete(table: TableDefinition, session: MysqlSession, target: BaseTable) -> Iterator[SpecError]:
+    """The server's word, which knows of roles, too: it checks rights when it prepares a statement. In a transaction
+    that only reads it would not even prepare this one, which is never run."""
+    session.rollback()
+    try:
+        session.describe(f"DELETE FROM {target.sql}")
+    except SourceError as error:
+        if error.code not in DENIED:
+            raise
+        yield table_error(table, f"the account may not DELETE from {target.sql}", ("cleanup",), error.hint)
+    session.begin()
 
 
 def _rights(session: MysqlSession, table: BaseTable) -> dict[str, str]:
@@ -184,16 +205,18 @@ def accounts(
 
 
 def _used(session: MysqlSession, table: TableDefinition, window: Window) -> tuple[set[str], set[str]]:
-    """Quoted names of the tables that a table's statements read, and of that which is deleted from."""
+    """Quoted names of the tables and views that a table's statements read, and of that which is deleted from."""
     parts = statements(table, window, session)
-    columns = session.describe(parts.select.query)
-    read = {(each.database, each.org_table) for each in columns if each.org_table}
-    for relation in parts.select.relations:
-        found = mysql_inspect.base_table(session, relation.schema, relation.name)
-        read.add((found.schema, found.name))
+    session.describe(parts.select.query)
+    named = tables_of(parts.select.query)
     delete = set()
     if parts.delete is not None and table.spec.cleanup.mode is not CleanupMode.OFF:
         found = mysql_inspect.base_table(session, parts.delete.relation.schema, parts.delete.relation.name)
-        read.add((found.schema, found.name))
         delete.add(found.sql)
-    return {f"{quote_identifier(schema)}.{quote_identifier(name)}" for schema, name in read}, delete
+        named |= tables_of(parts.delete.selection("1"))
+    read = set()
+    for schema, name in named:
+        # The server knows all of them, since it has prepared the query: what it does not list is a CTE, or built in.
+        with suppress(SourceError):
+            read.add(mysql_inspect.base_table(session, schema, name).sql)
+    return read, delete

@@ -20,13 +20,14 @@ from export_pipelines.sources.postgres import redact
 
 if TYPE_CHECKING:
     from export_pipelines.sources.mysql_types import ResultColumn
-    from export_pipelines.sources.mysql_wire import Rows
+    from export_pipelines.sources.mysql_wire import Columns
 
 T = TypeVar("T")
 Values = Sequence[object] | Mapping[str, object] | None
 
 SCHEMES = ("mysql", "mariadb", "mysql+pymysql")
 _STOP_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
 
 PINNED = {
     "sql_mode": "'ONLY_FULL_GROUP_BY,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'",
@@ -170,7 +171,7 @@ class MysqlSession:
         # `TimeZone` is the name by which those that read files of any engine know it.
         self.settings = {name: value.strip("'") for name, value in PINNED.items()} | {
             "time_zone": zone,
-            "TimeZone": timezone,
+            "TimeZone": timezone.translate(_TURNED) if zone[0] in "+-" and zone == timezone else timezone,
             "character_set": "utf8mb4",
         }
 
@@ -218,23 +219,31 @@ class MysqlSession:
 
         return self._interruptible(lambda: mysql_wire.describe(self._connection, query), "query failed")
 
-    def stream(self, query: str, take: Callable[[Rows], object]) -> None:
-        """Run a query whose columns are text and never NULL; `take` gets its rows, some thousands a call, in a thread
-        of its own. A row is all columns but the last, and the last.
+    def stream(self, query: str, take: Callable[[Columns], object], *, quote: str = '"', raw: bool = False) -> None:
+        """Run a query whose columns are texts made of fields (see mysql_types), never NULL; `take` gets its rows, some
+        thousands a call, column by column, in a thread of its own. `quote` is that of the last column, all others have
+        the usual one. With `raw` they come as the server gives them.
 
         Raises:
             SourceError: also when a value is NULL, since the server then could not make it (`max_allowed_packet`).
         """
         from export_pipelines.sources import mysql_wire
+        from export_pipelines.sources.mysql_types import quoted
 
         def run() -> None:
-            for rows in mysql_wire.rows(self._connection, query):
-                take(rows)
+            for found in mysql_wire.rows(self._connection, query):
+                if raw:
+                    take(found)
+                    continue
+                heads = [quoted(texts, '"') for texts in found[:-1]]
+                take([*heads, quoted(found[-1], quote)])
 
         try:
             self._interruptible(run, "export failed")
         except mysql_wire.NullInRow as error:
-            self.close()
+            # What is left of the result is of no use, nor is the connection behind it.
+            with suppress(Exception):
+                self._connection._force_close()
             raise SourceError(
                 "a row is larger than the server's max_allowed_packet, so it gave NULL for it",
                 hint="raise it above the largest row as text, in which binary columns count twice",
@@ -252,6 +261,9 @@ class MysqlSession:
 
         future = self._worker.submit(run)
         try:
+            # A signal that comes just before the wait begins would not end it: look again every now and then.
+            while not wait([future], _LOOK_SECONDS).done:
+                pass
             return future.result()
         except pymysql.Error as error:
             raise source_error(error, doing) from error
@@ -277,6 +289,8 @@ class MysqlSession:
             wait([future], _STOP_SECONDS)
 
 
+# PostgreSQL counts an offset that is not a zone's name to the west.
+_TURNED = str.maketrans("+-", "-+")
 _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 

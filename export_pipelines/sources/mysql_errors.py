@@ -11,6 +11,9 @@ DEADLOCK, CHANGED_SINCE = "1213", "1020"
 CONFLICTS = (DEADLOCK, CHANGED_SINCE)
 """Codes of conflicts with other sessions: the transaction is tried again at once."""
 
+DENIED = ("1044", "1142", "1143")
+"""Codes of rights that the account has not got."""
+
 NO_SUCH_TABLE, UNKNOWN_COLUMN = "1146", "1054"
 
 # Lost connections, shutdowns, limits of the server, conflicts, time-outs.

@@ -26,7 +26,7 @@ from export_pipelines.specs.table import CsvSpec
 from export_pipelines.sql_mysql import quote_literal
 
 _BINARY = 63
-_NOT_NULL, _UNSIGNED, _ZEROFILL = 1, 32, 64
+NOT_NULL, _UNSIGNED, _ZEROFILL = 1, 32, 64
 _NO_DECIMALS = 31
 _BYTES_A_CHARACTER = 4
 _WIDEST_VARCHAR = 16383
@@ -75,6 +75,11 @@ _TO_POSTGRES = {
 }
 
 
+# No text in UTF-8 has either.
+_MARK, _BETWEEN = b"\xff", b"\xfe"
+_MARK_SQL = "UNHEX('FF')"
+
+
 @dataclass(frozen=True)
 class ResultColumn:
     """A column of a result, as the protocol describes it. `length` is in bytes, of text in the connection's charset.
@@ -106,21 +111,33 @@ def field(column: ResultColumn, reference: str, csv: CsvSpec) -> str:
 
     It is never NULL but for a value that is larger than `max_allowed_packet`. What is not a string stands in quotes
     only if some sign of it means something else in this dialect.
+
+    Where the quotes of a value are to stand the server writes a byte that is in no text, and `quoted` does the rest:
+    MariaDB's REPLACE needs a time that grows with the square of the quotes in a text, 80 ms for one of 20 KB.
     """
     value = _text(column, reference)
     plain = column.type_code in _PLAIN or column.binary
     if not plain or _ambiguous(csv):
-        quote = quote_literal(csv.quote)
-        # REPLACE compares bytes, whatever the collation.
-        value = f"CONCAT({quote}, REPLACE({value}, {quote}, {quote_literal(csv.quote * 2)}), {quote})"
+        value = f"CONCAT({_MARK_SQL}, CAST({value} AS BINARY), {_MARK_SQL})"
     # Of what a view computes on the empty side of an outer join the flag is wrong.
-    if column.flags & _NOT_NULL and column.database:
+    if column.flags & NOT_NULL and column.database:
         return value
     null = quote_literal(csv.null)
     # A text that is too long for the server is NULL, too: it must not pass for a NULL of the column.
     if column.type_code in _PLAIN:
         return f"IFNULL({value}, {null})"
     return f"IF({reference} IS NULL, {null}, {value})"
+
+
+def quoted(texts: list[bytes], quote: str) -> list[bytes]:
+    """Texts made of fields, with their quotes: those around values, and those within, which are doubled."""
+    whole = _BETWEEN.join(texts)
+    if _MARK not in whole:
+        return texts
+    sign = quote.encode()
+    if sign in whole:
+        whole = whole.replace(sign, sign + sign)
+    return whole.replace(_MARK, sign).split(_BETWEEN)
 
 
 def comparable(column: ResultColumn, reference: str) -> str:

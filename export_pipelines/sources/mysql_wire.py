@@ -22,8 +22,8 @@ _CHUNK = 1 << 18
 _LARGEST = 0xFFFFFF
 _LOST = 2013
 
-Rows = list[tuple[list[bytes], bytes]]
-"""Of each row all columns but the last, and the last."""
+Columns = list[list[bytes]]
+"""Some rows, as a list of values for each column."""
 
 
 class NullInRow(Exception):
@@ -61,8 +61,8 @@ def _column(packet: Any) -> ResultColumn:
     )
 
 
-def rows(connection: Any, query: str) -> Iterator[Rows]:
-    """Run a query and give its rows in lists of some thousands. Memory: a quarter of a mebibyte, and one row.
+def rows(connection: Any, query: str) -> Iterator[Columns]:
+    """Run a query and give its rows, some thousands at a time. Memory: a quarter of a mebibyte, and one row.
 
     The connection is of no use until the last list was given; one that is given up in the middle must be closed.
 
@@ -74,7 +74,6 @@ def rows(connection: Any, query: str) -> Iterator[Rows]:
     for _ in range(columns + 1):
         connection._read_packet()
     more = connection._rfile.read1
-    heads = range(columns - 1)
     rest, behind = b"", False
     while True:
         # Behind a large row the end may have come already: nothing else would.
@@ -83,21 +82,22 @@ def rows(connection: Any, query: str) -> Iterator[Rows]:
             raise _lost()
         behind = False
         buffer = rest + data if rest else data
-        found, used, over = _split(buffer, heads)
+        found, used, over = _split(buffer, columns)
         rest = buffer[used:]
-        if found:
+        if found[-1]:
             yield found
         if over:
             return
         if len(rest) >= _LARGEST + 4 and int.from_bytes(rest[:3], "little") == _LARGEST:
-            row, rest = _large(rest, more, columns)
+            found, rest = _large(rest, more, columns)
             behind = True
-            yield [row]
+            yield found
 
 
-def _split(buffer: bytes, heads: range) -> tuple[Rows, int, bool]:
+def _split(buffer: bytes, columns: int) -> tuple[Columns, int, bool]:
     """The whole rows at the beginning of some bytes, how many bytes they are, and whether the result ends there."""
-    found: Rows = []
+    found: Columns = [[] for _ in range(columns)]
+    *before, last = (values.append for values in found)
     at, end = 0, len(buffer)
     while at + 4 < end:
         size = buffer[at] | buffer[at + 1] << 8 | buffer[at + 2] << 16
@@ -110,18 +110,17 @@ def _split(buffer: bytes, heads: range) -> tuple[Rows, int, bool]:
             if first == 0xFF:
                 raise _error(buffer[place:stop])
             return found, stop, True
-        before = []
-        for _ in heads:
+        for append in before:
             length = buffer[place]
             if length > 250:
                 length, place = _length(buffer, place)
             else:
                 place += 1
-            before.append(buffer[place : place + length])
+            append(buffer[place : place + length])
             place += length
-        length = buffer[place]
-        place = place + 1 if length < 251 else _length(buffer, place)[1]
-        found.append((before, buffer[place:stop]))
+        # The last value goes to the end of the packet.
+        place = place + 1 if buffer[place] < 251 else _length(buffer, place)[1]
+        last(buffer[place:stop])
         at = stop
     return found, at, False
 
@@ -137,7 +136,7 @@ def _length(buffer: bytes, at: int) -> tuple[int, int]:
     return int.from_bytes(buffer[at + 1 : at + 1 + size], "little"), at + 1 + size
 
 
-def _large(rest: bytes, more: Any, columns: int) -> tuple[tuple[list[bytes], bytes], bytes]:
+def _large(rest: bytes, more: Any, columns: int) -> tuple[Columns, bytes]:
     """A row of 16 MiB and more, which comes in several packets; and the bytes behind it."""
     parts: list[bytes] = []
     buffer = bytearray(rest)
@@ -152,12 +151,13 @@ def _large(rest: bytes, more: Any, columns: int) -> tuple[tuple[list[bytes], byt
         del buffer[: 4 + size]
         if size < _LARGEST:
             break
-    whole, place, values = b"".join(parts), 0, []
+    whole, place = b"".join(parts), 0
+    found: Columns = []
     for _ in range(columns):
         length, place = _length(whole, place)
-        values.append(whole[place : place + length])
+        found.append([whole[place : place + length]])
         place += length
-    return (values[:-1], values[-1]), bytes(buffer)
+    return found, bytes(buffer)
 
 
 def _error(packet: bytes) -> Exception:

@@ -11,7 +11,7 @@ second.
 
 from export_pipelines.sql_mysql.delete import MysqlDelete, parse_delete
 from export_pipelines.sql_mysql.names import MysqlRelation, parameters, quote_identifier, quote_literal, split_name
-from export_pipelines.sql_mysql.select import MysqlSelect, parse_select
+from export_pipelines.sql_mysql.select import MysqlSelect, parse_select, tables_of
 from export_pipelines.sql_mysql.text import parameters_used
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "quote_identifier",
     "quote_literal",
     "split_name",
+    "tables_of",
 ]

@@ -247,3 +247,12 @@ def _relation(table: Any) -> MysqlRelation:
     named = MysqlRelation(table.db or None, table.name, "")
     # Two tables of one name in two databases are told apart by these alone.
     return replace(named, qualifier=quote_identifier(table.alias) if table.alias else named.sql)
+
+
+def tables_of(text: str) -> set[tuple[str | None, str]]:
+    """Schema (or None) and name of everything in a statement that may be a table or a view, subqueries included; also
+    names of common table expressions, since one may be that of a table, too."""
+    from sqlglot import exp, parse_one
+
+    found = parse_one(text, dialect="mysql").find_all(exp.Table)
+    return {(each.db or None, each.name) for each in found if isinstance(each.this, exp.Identifier)}

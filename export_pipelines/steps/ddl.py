@@ -37,13 +37,14 @@ def postgres_columns(export: ExportRecord) -> tuple[Column, ...]:
     return tuple(Column(name=column.name, type=postgres_type(column.type)) for column in export.columns)
 
 
-def mysql_table_sql(name: str, columns: Sequence[Column]) -> str:
+def mysql_table_sql(name: str, columns: Sequence[Column], *, temporary: bool = False) -> str:
     """The same in MySQL's dialect. Strings are utf8mb4, whatever their charset was: the file says them in UTF-8.
 
     Each column may be NULL, also a timestamp, which an older server would fill with the present time instead.
     """
     body = ",\n".join(f"  {mysql_identifier(column.name)} {_mysql_type(column.type)} NULL" for column in columns)
-    return f"CREATE TABLE {name} (\n{body}\n) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4"
+    kind = "TEMPORARY TABLE" if temporary else "TABLE"
+    return f"CREATE {kind} {name} (\n{body}\n) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4"
 
 
 def refuse_foreign_types(columns: Sequence[Column]) -> None:

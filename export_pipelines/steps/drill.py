@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 from export_pipelines.errors import IntegrityError, RequestError
 from export_pipelines.formats.csv import copy_options, digest_records, format_digest, records
+from export_pipelines.sources.mysql import MysqlSession, MysqlSource
 from export_pipelines.sources.postgres import PostgresSource, Session
 from export_pipelines.sql import quote_identifier
 from export_pipelines.steps import keys
 from export_pipelines.steps.context import Progress, silent
 from export_pipelines.steps.generations import Generation
 from export_pipelines.steps.loading import load
-from export_pipelines.steps.pieces import Archived, Choice, pieces_of, reporter
+from export_pipelines.steps.pieces import Archived, Choice, Report, pieces_of, reporter
 from export_pipelines.steps.restore import as_target_errors
 from export_pipelines.steps.target import create
 
@@ -46,7 +47,7 @@ class DrillResult:
 
 def drill(
     archived: Archived,
-    target: PostgresSource,
+    target: PostgresSource | MysqlSource,
     *,
     max_bytes: int | None = None,
     choose: Callable[[Sequence[str]], str] = random.choice,
@@ -55,10 +56,10 @@ def drill(
     """Restore a random partition of at most `max_bytes` (raw) into a temporary table of `target`, and read it back.
 
     Partitions with rows come first. What was adopted from an older service is left out: its files need not be spelt as
-    COPY spells them.
+    COPY spells them. What was exported from MySQL or MariaDB is drilled there: PostgreSQL spells values in another way.
 
     Raises:
-        RequestError: nothing is archived, or no partition is small enough.
+        RequestError: nothing is archived, no partition is small enough, or the target is of the other kind.
         IntegrityError: a file is not what its manifest says, or its rows came back differently.
         TargetError: the database did not take it.
     """
@@ -70,11 +71,12 @@ def drill(
     rows = total = 0
     with as_target_errors("a temporary table"), target.session(read_only=False) as session:
         for piece in pieces:
+            _refuse_other(piece, target.engine)
             session.begin()
-            create(session, _SCRATCH, [piece.manifest.export.columns])
-            rows += load(session, _SCRATCH, archived, piece, reporter(progress, piece.manifest, rows))
-            digest, bytes_equal = _read_back(session, archived, piece)
+            read, loaded = _round_trip(session, archived, piece, reporter(progress, piece.manifest, rows))
             session.rollback()
+            digest, bytes_equal = _compared(read, archived, piece)
+            rows += loaded
             total += digest
             same &= bytes_equal
     size = sum(piece.manifest.file.raw_size for piece in pieces)
@@ -93,18 +95,46 @@ def _fit(archived: Archived, found: dict[str, list[Generation]], max_bytes: int 
     return [key for key in small if any(piece.manifest.export.rows for piece in own[key])] or small
 
 
-def _read_back(session: Session, archived: Archived, piece: Generation) -> tuple[int, bool]:
-    """Row digest of what the table gives, compared with that of the archive; whether a whole file's bytes are the same.
+def _refuse_other(piece: Generation, engine: str) -> None:
+    found = piece.manifest.export.source.engine
+    if found != engine:
+        raise RequestError(
+            f"{piece.manifest.table} was exported from {found}, the drill is to be in {engine}",
+            hint="give the drill a connection of the same kind as the table's",
+        )
 
-    Raises:
-        IntegrityError: the records are not the same.
-    """
+
+def _round_trip(
+    session: Session | MysqlSession, archived: Archived, piece: Generation, report: Report
+) -> tuple[_Read, int]:
+    """Load a file into a temporary table, and read it back; how many rows were loaded."""
+    if isinstance(session, MysqlSession):
+        from export_pipelines.steps.mysql.drilling import round_trip
+
+        read = _Read(header=piece.whole and piece.manifest.export.csv.header)
+        return read, round_trip(session, archived, piece, report, read.take)
+    create(session, _SCRATCH, [piece.manifest.export.columns])
+    rows = load(session, _SCRATCH, archived, piece, report)
+    return _read_back(session, piece), rows
+
+
+def _read_back(session: Session, piece: Generation) -> _Read:
     export = piece.manifest.export
     dialect = export.csv if piece.whole else export.csv.model_copy(update={"header": False})
     read = _Read(header=dialect.header)
     columns = ", ".join(quote_identifier(column.name) for column in export.columns)
     with keys.batched(read.take) as write:
         session.copy_out(f"SELECT {columns} FROM {_SCRATCH}", copy_options(dialect), write)
+    return read
+
+
+def _compared(read: _Read, archived: Archived, piece: Generation) -> tuple[int, bool]:
+    """Row digest of what the table gave, compared with that of the archive; whether a whole file's bytes are the same.
+
+    Raises:
+        IntegrityError: the records are not the same.
+    """
+    export = piece.manifest.export
     expected = int(export.row_digest, 16) if piece.whole else _digest_of(archived, piece)
     if (read.total - expected) % (1 << 64):
         raise IntegrityError(

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from export_pipelines.catalog import BatchRow, ExportRow
+from export_pipelines.catalog import BatchRow, ExportRow, Ranges
 from export_pipelines.errors import CleanupRefused, PartitionBusy
 from export_pipelines.manifest import ArtifactManifest, Column, IdentityProof, Snapshot
 from export_pipelines.specs.table import CsvSpec, TableDefinition
@@ -139,9 +139,9 @@ class Engine(Protocol):
     def locked(self, ctx: StepContext, window: Window) -> AbstractContextManager[None]:
         """Nobody exports the partition meanwhile. Raises PartitionBusy, SourceError."""
 
-    def committed(self, ctx: StepContext, batch: BatchRow, row: ExportRow) -> bool | None:
-        """Whether the transaction of a batch was committed, by the source's word or by its rows; None if it still goes
-        on."""
+    def deleted(self, ctx: StepContext, batch: BatchRow, row: ExportRow) -> Ranges | None:
+        """Records whose rows the transaction of a batch deleted, by the source's word or by the rows: none if it was
+        rolled back. None if it still goes on."""
 
 
 def texts(table: TableDefinition) -> tuple[str, str | None]:

@@ -211,6 +211,11 @@ def _wanted(archive: Store, keyring: Keyring, generation: Generation, database: 
         marks, found = _keyed_contents if export.identity.mode == "key" else _contents, _used_up
     database.executemany("INSERT INTO later (mark) VALUES (?)", ((mark,) for mark in marks(archive, keyring, latest)))
     database.execute("CREATE INDEX by_mark ON later (mark)")
+    if found is _used_up:
+        # Of equal rows those that nobody deleted come first: only what the latest file has beyond them is doubtful.
+        for number, mark in enumerate(marks(archive, keyring, generation.manifest)):
+            if number not in generation.doubtful and number not in generation.sure:
+                _used_up(database, mark)
     ranges: Ranges = list(generation.sure.ranges)
     for number, mark in enumerate(marks(archive, keyring, generation.manifest)):
         if number not in generation.doubtful or number in generation.sure or found(database, mark):

@@ -18,11 +18,11 @@ def settle_open_batches(ctx: StepContext, partition: str) -> int:
         return 0
     exports = {row.id: row for row in ctx.catalog.exports(ctx.table.id, partition, expired=True)}
     for batch in open_batches:
-        committed = engine_of(ctx).committed(ctx, batch, exports[batch.export_id])
-        if committed is None:
+        deleted = engine_of(ctx).deleted(ctx, batch, exports[batch.export_id])
+        if deleted is None:
             raise PartitionBusy(
                 f"a transaction of an earlier cleanup of {ctx.table.id!r} has not ended yet",
                 hint="run the cleanup again when it has; the server ends it when its connection is gone",
             )
-        ctx.catalog.settle_batch(batch.id, committed=committed)
+        ctx.catalog.settle_batch(batch.id, committed=bool(deleted), deleted=deleted)
     return len(open_batches)

@@ -30,7 +30,6 @@ from tests.fault.world import new_world
 
 TRIES = 40
 VAIN = 10
-FAULTS_A_SCENARIO = 12
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Suite:
     scenario: Callable[[Any, random.Random, int, bool], Acting]
     """In a world, with the random numbers, of that number; the last says whether the archive is in S3."""
     s3: bool = True
+    faults_a_scenario: int = 12
 
 
 POSTGRES = Suite(KINDS, lambda world, rng, number, s3: Scenario(world, rng, number, s3=s3))
@@ -113,7 +113,7 @@ def soak(
         history: list[str] = []
         try:
             with scenario:
-                for _ in range(min(FAULTS_A_SCENARIO, faults - tally.struck.total())):
+                for _ in range(min(suite.faults_a_scenario, faults - tally.struck.total())):
                     kind = _draw(suite.kinds, decks[s3], s3, rng)
                     history.append(_one(scenario, kind, tally))
                     if not history[-1]:

@@ -58,7 +58,8 @@ KEYS = {
     "varbinary": ("VARBINARY(40)", ["''", "X'00'", "X'0000'", "'a'", "'a '", "'A'"]),
     "general": (
         "VARCHAR(60) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci",
-        ["''", "'A'", "'b '", "' b'", "'it''s \"it\"'", "'line\\nline\\r\\n'", "'back\\\\slash\\\\n'", "'emoji 🦆'", "'%s%%'", "'a,b'"],
+        ["''", "'A'", "'b '", "' b'", "'it''s \"it\"'",
+         "'line\\nline\\r\\n'", "'back\\\\slash\\\\n'", "'emoji 🦆'", "'%s%%'", "'a,b'"],
     ),
     "no pad": ("VARCHAR(60) COLLATE utf8mb4_nopad_bin", ["'a'", "'a '", "'a\\n'", "'A'", "'\\0'", "'\\\\n'", "'\\n'"]),
     "latin1": ("VARCHAR(60) CHARACTER SET latin1 COLLATE latin1_swedish_ci", ["'a'", "'ö'", "'€'", "'ß'", "''"]),
@@ -93,7 +94,8 @@ def test_composite_keys_of_several_types_and_charsets(kit: MysqlKit) -> None:
     kit.sql(
         "CREATE TABLE t (a VARCHAR(20) CHARACTER SET latin1, b DATE, c VARBINARY(5), d INT, v TEXT, "
         "PRIMARY KEY (d, a, b, c))",
-        "INSERT INTO t SELECT CONCAT('ö,\"', seq % 7), DATE('2025-01-01') + INTERVAL seq % 5 DAY, CHAR(seq % 11), seq, 'v' "
+        "INSERT INTO t SELECT CONCAT('ö,\"', seq % 7), DATE('2025-01-01') + INTERVAL seq % 5 DAY, CHAR(seq % 11), "
+        "seq, 'v' "
         "FROM seq_1_to_300",
     )
     kit.spec["table"] = "t"
@@ -211,9 +213,11 @@ def test_rows_that_only_an_earlier_generation_has_are_deleted_by_it(kit: MysqlKi
 
 def test_columns_of_all_kinds_prove_rows_without_a_key(kit: MysqlKit) -> None:
     kit.sql(
-        "CREATE TABLE t (a BIT(5), b FLOAT, c DOUBLE, d JSON, e BLOB, f POINT, g TIMESTAMP NULL, h VARCHAR(9) CHARACTER SET utf16, "
+        "CREATE TABLE t (a BIT(5), b FLOAT, c DOUBLE, d JSON, e BLOB, f POINT, g TIMESTAMP NULL, "
+        "h VARCHAR(9) CHARACTER SET utf16, "
         "i DECIMAL(5,2), j YEAR, k TIME(6), l ENUM('x'))",
-        "INSERT INTO t VALUES (b'101', 0.1, 0.1, '{\"a\": 1}', X'00ff', POINT(1, 2), '2025-01-01', 'ж', 1.5, 2025, '10:00:00.5', 'x')",
+        "INSERT INTO t VALUES (b'101', 0.1, 0.1, '{\"a\": 1}', X'00ff', POINT(1, 2), '2025-01-01', "
+        "'ж', 1.5, 2025, '10:00:00.5', 'x')",
         "INSERT INTO t VALUES (" + ", ".join(["NULL"] * 12) + ")",
         "INSERT INTO t SELECT * FROM t",
     )  # fmt: skip
@@ -491,7 +495,8 @@ def test_a_foreign_key_of_another_database_is_seen(kit: MysqlKit, mysql_database
     here = kit.rows("SELECT DATABASE()")[0]
     kit.sql(
         f"CREATE DATABASE `{other}`",
-        f"CREATE TABLE `{other}`.o (t INT, CONSTRAINT gone FOREIGN KEY (t) REFERENCES `{here}`.`we-ird tä` (id) ON DELETE CASCADE)",
+        f"CREATE TABLE `{other}`.o (t INT, "
+        f"CONSTRAINT gone FOREIGN KEY (t) REFERENCES `{here}`.`we-ird tä` (id) ON DELETE CASCADE)",
     )
     try:
         kit.spec["table"] = "`we-ird tä`"

@@ -30,6 +30,10 @@ pytestmark = pytest.mark.debian
 TABLE = "CREATE TABLE t (id INT PRIMARY KEY, note VARCHAR(50))"
 KEYLESS = "CREATE TABLE t (id INT, note VARCHAR(50))"
 ROWS = "INSERT INTO t SELECT seq, CONCAT('note ', seq) FROM seq_1_to_5"
+EXPORTING = (
+    "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE '%export\\_pipelines\\_rows%' "
+    "AND id <> CONNECTION_ID()"
+)
 ENDLESS = "SELECT COUNT(*) AS n FROM seq_1_to_1000000 AS a, seq_1_to_1000000 AS b WHERE a.seq + b.seq = 0"
 
 
@@ -61,8 +65,7 @@ def waiting(kit: MysqlKit) -> bool:
 
 def at_work(kit: MysqlKit) -> bool:
     """Whether a query of an export runs."""
-    query = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE '%export\\_pipelines\\_rows%'"
-    return bool(kit.rows(query + " AND id <> CONNECTION_ID()")[0])
+    return bool(kit.rows(EXPORTING))
 
 
 def receipts(kit: MysqlKit) -> int:
@@ -319,10 +322,7 @@ def test_a_query_that_somebody_ends_is_a_transient_error_and_publishes_nothing(
     whole.select = query
     with meanwhile(whole.export) as export:
         wait_until(lambda: at_work(whole) and (query == ENDLESS or whole.all_files()))
-        (victim,) = whole.rows(
-            "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE '%export\\_pipelines\\_rows%' "
-            "AND id <> CONNECTION_ID()"
-        )
+        (victim,) = whole.rows(EXPORTING)
         whole.sql(f"{kill} {victim}")
         with pytest.raises(SourceError) as error:
             export.result()

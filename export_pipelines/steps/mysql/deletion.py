@@ -190,7 +190,7 @@ class MysqlDeletion:
             reason = identity.reason or "it was exported from another kind of database"
             raise Unprovable(
                 f"rows of {self.ctx.table.id!r} partition {manifest.export.partition} cannot be proved: {reason}",
-                hint="let select.sql read the table as one of its FROM clause, or declare `key` columns that the file has",
+                hint="let select.sql read the table as one of its FROM clause, or declare `key` columns of the file",
             )
 
     def _repeats(self, manifest: ArtifactManifest) -> bool:

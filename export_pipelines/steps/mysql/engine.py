@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from export_pipelines.catalog import BatchRow, ExportRow
+from export_pipelines.catalog import BatchRow, ExportRow, Ranges
 from export_pipelines.errors import ObjectMissing
 from export_pipelines.manifest import Column
 from export_pipelines.scratch import scratch_database
 from export_pipelines.sources import mysql_inspect
 from export_pipelines.sources.mysql import MysqlSession
-from export_pipelines.sources.mysql_wire import Rows
+from export_pipelines.sources.mysql_wire import Columns
 from export_pipelines.specs.table import CsvSpec
 from export_pipelines.steps import keys
 from export_pipelines.steps.chain import artifact_at
@@ -25,7 +25,7 @@ from export_pipelines.steps.engine import Deletion, Reading
 from export_pipelines.steps.keys import PLAIN, KeyCollector, key_digest, parse
 from export_pipelines.steps.mysql.deletion import MysqlDeletion
 from export_pipelines.steps.mysql.reading import Plan, described, plan, sidecar_lines, text_of
-from export_pipelines.steps.mysql.settling import rows_still_there
+from export_pipelines.steps.mysql.settling import records_gone
 from export_pipelines.steps.mysql.statements import MysqlStatements, statements
 from export_pipelines.steps.mysql.transactions import lock, table_session, try_lock
 from export_pipelines.steps.reading import open_stored
@@ -74,14 +74,14 @@ class MysqlEngine:
             lock(session, ctx.table, window.partition, "exported")
             yield
 
-    def committed(self, ctx: StepContext, batch: BatchRow, row: ExportRow) -> bool | None:
+    def deleted(self, ctx: StepContext, batch: BatchRow, row: ExportRow) -> Ranges | None:
         """By the rows: MySQL does not tell how a transaction ended."""
         with table_session(ctx, read_only=True) as session:
             # Its session has the lock for as long as it lives.
             if not try_lock(session, ctx.table, "*"):
                 return None
             session.begin()
-            return not rows_still_there(ctx, session, batch, row)
+            return records_gone(ctx, session, batch, row)
 
 
 @dataclass(frozen=True)
@@ -94,26 +94,28 @@ class MysqlRows:
 
     def write(self, rows: RowWriter, sidecar: SidecarWriter | None) -> None:
         """The records, in the order in which the server gives them; then, in mode `key`, what delete.sql matches."""
+        quote = self.parts.csv.quote
         if self.parts.csv.header:
             rows.header(header(self.plan.columns, self.parts.csv))
         if self.plan.identity.mode == "key" and sidecar is not None:
             dialect = self.parts.csv.model_copy(update={"header": False})
             with keys.collector(self.plan.columns, self.plan.identity.key, dialect) as collected:
-                self.session.stream(self.plan.query, lambda found: self._take(found, rows, collected))
+                self.session.stream(self.plan.query, lambda found: self._take(found, rows, collected), quote=quote)
                 self._write_sidecar(collected, sidecar)
             return
         take = self._take_lines if self.plan.identity.mode == "record" else self._take
-        self.session.stream(self.plan.query, lambda found: take(found, rows))
+        self.session.stream(self.plan.query, lambda found: take(found, rows), quote=quote)
 
-    def _take(self, found: Rows, rows: RowWriter, collected: KeyCollector | None = None) -> None:
-        records = [record + b"\n" for _, record in found]
+    def _take(self, found: Columns, rows: RowWriter, collected: KeyCollector | None = None) -> None:
+        records = [record + b"\n" for record in found[-1]]
         if collected is not None:
             collected.add(records)
         rows.add(None, records)
 
-    def _take_lines(self, found: Rows, rows: RowWriter) -> None:
-        records = [record + b"\n" for _, record in found]
-        rows.add(sidecar_lines(found, keyed=bool(self.plan.identity.key), whole=self.plan.whole), records)
+    def _take_lines(self, found: Columns, rows: RowWriter) -> None:
+        # Where the record is the content, it stands in its place.
+        lines = sidecar_lines(found, keyed=bool(self.plan.identity.key))
+        rows.add(lines, [record + b"\n" for record in found[-1]])
 
     def _write_sidecar(self, collected: KeyCollector, sidecar: SidecarWriter) -> None:
         """Read the rows that delete.sql matches, in the session's snapshot, and write those that are in the file."""
@@ -123,9 +125,9 @@ class MysqlRows:
         key = text_of([columns[name.lower()] for name in self.plan.identity.key], PLAIN)
         content = text_of(list(columns.values()), PLAIN)
 
-        def take(found: Rows) -> None:
-            lines = sidecar_lines(found, keyed=True, whole=True)
-            digests = [key_digest(values, "") for values in parse([each[0] + b"\n" for each, _ in found], PLAIN)]
+        def take(found: Columns) -> None:
+            lines = sidecar_lines(found, keyed=True)
+            digests = [key_digest(values, "") for values in parse([key + b"\n" for key in found[0]], PLAIN)]
             pairs = zip(lines, digests, strict=True)
             if wanted := [b"%s,%s" % (line, d.hex().encode()) for line, d in pairs if d and collected.has(d)]:
                 sidecar.add(wanted)

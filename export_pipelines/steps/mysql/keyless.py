@@ -19,7 +19,8 @@ from export_pipelines.manifest import ArtifactManifest
 from export_pipelines.scratch import scratch_database
 from export_pipelines.sources.mysql import MysqlSession
 from export_pipelines.sources.mysql_inspect import BaseTable
-from export_pipelines.sources.mysql_wire import Rows
+from export_pipelines.sources.mysql_types import quoted
+from export_pipelines.sources.mysql_wire import Columns
 from export_pipelines.steps.batches import batches
 from export_pipelines.steps.chain import artifact_at
 from export_pipelines.steps.engine import Deleted, Seen
@@ -150,12 +151,10 @@ def match_keyless(
     return rows
 
 
-def digests_there(deletion: MysqlDeletion, session: MysqlSession, table: BaseTable, wanted: list[bytes]) -> int:
-    """How many of these contents are in the table."""
-    left = Counter(wanted)
-    for digest, _ in _marks(session, f"SELECT {_content(session, table)} FROM {table.sql}"):
-        left[digest] -= 1
-    return sum(min(rows, rows - max(0, left[each])) for each, rows in Counter(wanted).items())
+def copies_there(session: MysqlSession, table: BaseTable, wanted: set[bytes]) -> Counter[bytes]:
+    """How many rows the table has of each of these contents."""
+    found = _marks(session, f"SELECT {_content(session, table)} FROM {table.sql}")
+    return Counter(digest for digest, _ in found if digest in wanted)
 
 
 def _remember(
@@ -195,16 +194,16 @@ def _marks(session: MysqlSession, query: str) -> list[tuple[bytes, str]]:
     large, and are not kept."""
     found: list[tuple[bytes, str]] = []
 
-    def take(rows: Rows) -> None:
-        texts = [text for _, text in rows]
+    def take(columns: Columns) -> None:
+        texts = columns[-1]
         marks = [md5(text, usedforsecurity=False).hexdigest() for text in texts]
-        found.extend(zip(content_digests(texts), marks, strict=True))
+        found.extend(zip(content_digests(quoted(texts, PLAIN.quote)), marks, strict=True))
 
-    session.stream(query, take)
+    session.stream(query, take, raw=True)
     return found
 
 
 def _contents(session: MysqlSession, query: str) -> list[bytes]:
     found: list[bytes] = []
-    session.stream(query, lambda rows: found.extend(text for _, text in rows))
+    session.stream(query, lambda columns: found.extend(columns[-1]))
     return found

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 
 from export_pipelines.sources.mysql import MysqlSession
 from export_pipelines.sources.mysql_inspect import BaseTable
 from export_pipelines.sources.mysql_types import ResultColumn, literal
-from export_pipelines.sources.mysql_wire import Rows
+from export_pipelines.sources.mysql_wire import Columns
 from export_pipelines.sql_mysql import MysqlDelete, quote_identifier
 from export_pipelines.steps.keys import PLAIN, parse
 from export_pipelines.steps.mysql.reading import described, sidecar_lines, text_of, unescaped
@@ -53,7 +53,7 @@ class Locator:
         found: list[bytes] = []
         for condition in self._conditions(keys):
             query = self.statement.selection(self.texts, condition) if matching else self._select(condition)
-            self._run(query + suffix, lambda rows: found.extend(sidecar_lines(rows, keyed=True, whole=True)))
+            self._run(query + suffix, lambda columns: found.extend(sidecar_lines(columns, keyed=True)))
         return Read(found, len(found))
 
     def delete(self, identities: Sequence[bytes]) -> int:
@@ -71,11 +71,12 @@ class Locator:
         found: list[bytes] = []
         total = 0
 
-        def take(rows: Rows) -> None:
+        def take(columns: Columns) -> None:
             nonlocal total
-            total += len(rows)
-            matched = [(heads[1:], content) for heads, content in rows if heads[0] == b"1"]
-            found.extend(sidecar_lines(matched, keyed=True, whole=True))
+            verdicts, *texts = columns
+            total += len(verdicts)
+            wanted = [verdict == b"1" for verdict in verdicts]
+            found.extend(sidecar_lines([list(compress(each, wanted)) for each in texts], keyed=True))
 
         self._run(f"SELECT {verdict}, {self.texts} FROM {self.table.sql} WHERE {span}{suffix}", take)
         return Read(found, total, len(found) == total, span)
@@ -83,7 +84,7 @@ class Locator:
     def _select(self, condition: str) -> str:
         return f"SELECT {self.texts} FROM {self.table.sql} WHERE {condition}"
 
-    def _run(self, query: str, take: Callable[[Rows], object]) -> None:
+    def _run(self, query: str, take: Callable[[Columns], object]) -> None:
         self.session.stream(query, take)
 
     def _span(self, keys: Sequence[bytes]) -> str:

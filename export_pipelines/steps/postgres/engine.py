@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from export_pipelines.catalog import BatchRow, ExportRow
+from export_pipelines.catalog import BatchRow, ExportRow, Ranges
 from export_pipelines.formats.csv import copy_options
 from export_pipelines.manifest import IdentityProof, Snapshot
 from export_pipelines.sources import inspect
@@ -66,13 +66,15 @@ class PostgresEngine:
             lock(session, ctx.table, window.partition, "exported")
             yield
 
-    def committed(self, ctx: StepContext, batch: BatchRow, row: ExportRow) -> bool | None:
+    def deleted(self, ctx: StepContext, batch: BatchRow, row: ExportRow) -> Ranges | None:
         """By pg_xact_status, or else by the rows."""
         with source_of(ctx).session() as session:
             ended = status(session, batch, row)
             if ended is None:
-                return not rows_still_there(ctx, session, batch, row)
-        return None if ended == "in progress" else ended == "committed"
+                return [] if rows_still_there(ctx, session, batch, row) else batch.deleted
+        if ended == "in progress":
+            return None
+        return batch.deleted if ended == "committed" else []
 
 
 def _with_relations(view: Snapshot, plan: IdentityPlan, fingerprint: str) -> Snapshot:
