@@ -56,7 +56,7 @@ def text_of_export(kit: MysqlKit, key: str) -> str:
         ("SELECT id FROM t ORDER BY note DESC", [5, 4, 3, 2, 1]),
         ("SELECT id FROM t ORDER BY id % 2, id DESC LIMIT 3", [4, 2, 5]),
         ("SELECT id FROM t ORDER BY 1 DESC LIMIT 1, 2", [4, 3]),
-        ("SELECT t.id FROM t JOIN (SELECT id FROM t ORDER BY id DESC LIMIT 3) AS l USING (id) ORDER BY -t.id", [5, 4, 3]),
+        ("SELECT t.id FROM t JOIN (SELECT id FROM t ORDER BY 1 DESC LIMIT 3) l USING (id) ORDER BY -t.id", [5, 4, 3]),
         ("(SELECT id FROM t WHERE id < 3) UNION ALL (SELECT id FROM t WHERE id > 4) ORDER BY id DESC", [5, 2, 1]),
         ("WITH x AS (SELECT id FROM t) SELECT id FROM x WHERE id > 3 ORDER BY id -- the end", [4, 5]),
         ("SELECT id FROM t WHERE note LIKE '%%5' OR id = 1 ORDER BY id; # nothing more", [1, 5]),
