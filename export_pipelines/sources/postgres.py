@@ -51,6 +51,7 @@ PINNED = {
 """Settings on which the text of values depends; recorded in each manifest."""
 
 _STOP_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
 _CHECKS_CLIENTS = 140000
 _CHECK_INTERVAL = "client_connection_check_interval"
 _KEEP = 2
@@ -326,6 +327,9 @@ class Session:
     def _interruptible(self, run: Callable[[], T], doing: str) -> T:
         future = self._worker.submit(run)
         try:
+            # A signal that comes just before the wait begins would not end it: look again every now and then.
+            while not wait([future], _LOOK_SECONDS).done:
+                pass
             return future.result()
         except psycopg2.Error as error:
             raise source_error(error, doing) from error

@@ -192,6 +192,25 @@ def test_after_a_rewrite_rows_are_known_by_their_content(daily: Kit, rewrite: st
     assert daily.rows() == [2, 6]
 
 
+@pytest.mark.parametrize("rewritten_before", [True, False])
+def test_an_equal_row_that_came_late_is_not_proved_by_an_earlier_generation(kit: Kit, rewritten_before: bool) -> None:
+    """The records of both generations are of the same rows: together they must not prove one row more."""
+    kit.spec["table"] = "t"
+    kit.sql("CREATE TABLE t (id int)", "INSERT INTO t VALUES (1), (1)")
+    kit.exported()
+    kit.sql("INSERT INTO t VALUES (2)", *(["VACUUM FULL t"] if rewritten_before else []))
+    kit.exported()
+    kit.sql("INSERT INTO t VALUES (1)", *([] if rewritten_before else ["VACUUM FULL t"]))
+    assert kit.plan().would_delete == 3
+    result = kit.cleanup()
+    assert (result.deleted, result.late) == (3, 1)
+    assert kit.rows() == [1]
+    assert kit.restored() == [(1,), (1,), (2,)]
+    assert kit.exported().rows == 1
+    assert kit.cleanup().complete
+    assert kit.restored() == [(1,), (1,), (1,), (2,)]
+
+
 def test_after_a_rewrite_equal_rows_are_deleted_as_often_as_they_are_archived(kit: Kit) -> None:
     kit.sql("CREATE TABLE t (note text)", "INSERT INTO t VALUES ('a'), ('a'), ('b')")
     kit.spec["table"] = "t"

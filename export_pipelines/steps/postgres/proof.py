@@ -176,7 +176,8 @@ def _match_records(
             f"select.sql of {ctx.table.id!r} does not read {parts.delete.relation.sql} as it did at the export",
             hint="export the partition again",
         )
-    refuse_vague_content(ctx, session, parts, relation)
+    if not refuse_vague_content(ctx, session, parts, relation):
+        _refuse_superseded(ctx, manifest)
     tableoid = needs_tableoid(session, relation, parts.delete.relation)
     number = -1 if export.csv.header else 0
     with open_stored(ctx.archive, manifest.file, ctx.keyring) as stream:
@@ -196,8 +197,22 @@ def _match_records(
     return tableoid
 
 
-def refuse_vague_content(ctx: StepContext, session: Session, parts: Statements, relation: RelationName) -> None:
-    """Refuse where equal records need not be of equal rows: the file has neither a key of the table nor all of it."""
+def _refuse_superseded(ctx: StepContext, manifest: ArtifactManifest) -> None:
+    """Refuse where equal rows may be several, and a later file of the partition has those of this one that are left: a
+    record of each would prove a row, of two that are one."""
+    export = manifest.export
+    rows = ctx.catalog.exports(ctx.table.id, export.partition)
+    if any(row.state == "archived" and row.generation > export.generation for row in rows):
+        raise Unprovable(
+            f"the content of {ctx.table.id!r} partition {export.partition}, generation {export.generation}, proves "
+            "nothing beside that of a later generation, since the table has no key",
+            hint="the later one proves what is left",
+        )
+
+
+def refuse_vague_content(ctx: StepContext, session: Session, parts: Statements, relation: RelationName) -> bool:
+    """Refuse where equal records need not be of equal rows: the file has neither a key of the table nor all of it.
+    Returns whether no two rows can be equal."""
     tree = inspect.relation_tree(session, relation.sql, only=relation.only)
     had = {name for name in inspect.origins(session, parts.select.query, tree.oids) if name}
     key = ctx.table.spec.key or inspect.primary_key(session, relation.sql)
@@ -208,9 +223,9 @@ def refuse_vague_content(ctx: StepContext, session: Session, parts: Statements, 
             hint="export the partition again, then clean up",
         )
     if key and had.issuperset(key) and inspect.is_unique(session, relation.sql, key):
-        return
+        return True
     if had.issuperset(column.name for column in inspect.columns(session, f"SELECT * FROM {relation.sql}")):
-        return
+        return False
     raise Unprovable(
         f"{relation.sql} was rewritten or altered since the export of {ctx.table.id!r}, and its file has neither a key "
         "of it nor all its columns to know the rows by",
