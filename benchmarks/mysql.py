@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -164,7 +165,7 @@ def _cleanup(base: Database, url: str, pairs: int, rows: int) -> str:
         load(url, "mixed", rows)
         file = base.folder / "pt-archiver.csv"
         file.unlink(missing_ok=True)
-        rivals.append(seconds(lambda: by_pt_archiver(url, "mixed", file)))
+        rivals.append(seconds(partial(by_pt_archiver, url, "mixed", file)))
         say(
             f"mysql cleanup {number + 1}/{pairs}: plain {plain[-1]:.2f} s, ours {mine[-1]:.2f} s, with export and "
             f"archive {whole[-1]:.2f} s, pt-archiver {rivals[-1]:.2f} s"
@@ -176,7 +177,7 @@ def _cleanup(base: Database, url: str, pairs: int, rows: int) -> str:
         ["pt-archiver, `--bulk-delete --limit 10000 --commit-each --file`", spread(rivals).text(), ""],
     ]
     return (
-        f"{rows:,} rows deleted; {pairs} pairs; pt-archiver takes {ratios(rivals, whole).text(1)} × the time of all our "
-        f"steps together; peak memory of our cleanup {peak:.0f} MB.\n\n"
+        f"{rows:,} rows deleted; {pairs} pairs; pt-archiver takes {ratios(rivals, whole).text(1)} × the time of all "
+        f"our steps together; peak memory of our cleanup {peak:.0f} MB.\n\n"
         + table(["", "seconds", "ratio of the pairs"], lines)
     )
