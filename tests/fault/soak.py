@@ -29,6 +29,7 @@ from tests.fault.scenario import Scenario
 from tests.fault.world import new_world
 
 TRIES = 40
+PATIENCE_SECONDS = 60
 VAIN = 10
 
 
@@ -120,7 +121,10 @@ def soak(
                         # On a slow machine a step may be over too soon, time and again: another scenario will do.
                         decks[s3].insert(0, kind)
                         vain.append(kind.name)
-                        assert len(vain) <= VAIN, f"these did not strike in {TRIES} tries each: {vain}"
+                        few = VAIN + tally.struck.total() // 20
+                        assert len(vain) <= few, (
+                            f"in {TRIES} tries or {PATIENCE_SECONDS} s these did not strike: {vain}"
+                        )
                     if scenario.rng.random() < 0.15:
                         scenario.prove_restored()
                 scenario.at_the_end()
@@ -150,7 +154,10 @@ def _draw(kinds: list[Kind], deck: list[Kind], s3: bool, rng: random.Random) -> 
 def _one(scenario: Acting, kind: Kind, tally: Tally) -> str:
     """Let a fault of this kind strike, and prove; sometimes the step is run again at once, sometimes not. What was
     done; empty if it did not strike in many tries."""
+    begun = time.monotonic()
     for _ in range(TRIES):
+        if time.monotonic() - begun > PATIENCE_SECONDS:
+            return ""
         step, day = scenario.rng.choice(kind.steps), scenario.rng.choice(DAYS)
         scenario.prepare(step, day)
         struck = kind.strike(scenario, step, day)
