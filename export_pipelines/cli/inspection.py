@@ -21,9 +21,9 @@ from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.documents import DocumentPath
 from export_pipelines.specs.table import CleanupMode, TableDefinition
 from export_pipelines.sql import Delete, parameters, parameters_used, parse_delete, parse_select, render
-from export_pipelines.steps.engine import texts
 from export_pipelines.steps.postgres.identity import IdentityPlan, plan_identity
 from export_pipelines.steps.postgres.statements import Statements, statements
+from export_pipelines.steps.texts import texts
 from export_pipelines.windows import SNAPSHOT, Window
 
 if TYPE_CHECKING:

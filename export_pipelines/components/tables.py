@@ -20,7 +20,7 @@ from export_pipelines.components.automation import Stage
 from export_pipelines.components.expire import EXPIRE, expire_asset, expire_job
 from export_pipelines.components.partition_run import run_partitions
 from export_pipelines.specs.table import CleanupMode, TableDefinition
-from export_pipelines.steps.engine import texts
+from export_pipelines.steps.texts import texts
 
 MAX_LISTED = 10_000
 """Partitions that are given to Dagster as a list of keys, at most."""

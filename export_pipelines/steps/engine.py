@@ -144,18 +144,6 @@ class Engine(Protocol):
         rolled back. None if it still goes on."""
 
 
-def texts(table: TableDefinition) -> tuple[str, str | None]:
-    """The text of both statements of a table, in its engine's dialect, with parameters; the second is None where
-    nothing can be deleted."""
-    if table.engine == "mysql":
-        from export_pipelines.steps.mysql import statements as mysql
-
-        return mysql.texts(table)
-    from export_pipelines.steps.postgres import statements as postgres
-
-    return postgres.texts(table)
-
-
 def engine_of(ctx: StepContext) -> Engine:
     """The engine of a table's source."""
     if ctx.source.engine == "mysql":

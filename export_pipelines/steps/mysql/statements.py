@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export_pipelines.errors import SpecError
 from export_pipelines.manifest import digest
 from export_pipelines.sources import mysql_inspect
 from export_pipelines.sources.mysql import MysqlSession
@@ -17,9 +16,9 @@ from export_pipelines.sql_mysql import (
     parameters_used,
     parse_delete,
     parse_select,
-    quote_identifier,
     split_name,
 )
+from export_pipelines.steps.texts import column_list, refuse_without_bounds, texts
 from export_pipelines.windows import Window
 
 
@@ -42,7 +41,7 @@ def statements(table: TableDefinition, window: Window, session: MysqlSession) ->
     """
     select_text, delete_text = texts(table)
     if table.spec.mask_columns or table.spec.exclude_columns:
-        select_text = select_text.replace("*", _column_list(table, session), 1)
+        select_text = select_text.replace("*", column_list(table, _names(table, session)), 1)
     select, delete = parsed(table, window, select_text, delete_text, _zone(table, session))
     return MysqlStatements(select, delete, table.spec.format.csv, digest(f"{select_text}\0{delete_text}".encode()))
 
@@ -53,30 +52,12 @@ def parsed(
     """The statements with the window's values, as local times of `zone`. Raises SpecError."""
     values = parameters(window, zone)
     select_file, delete_file = table.folder / "select.sql", table.folder / "delete.sql"
-    _refuse_without_bounds(table, select_text, "select.sql")
+    refuse_without_bounds(table, parameters_used(select_text), "select.sql")
     select = parse_select(render(select_text, values, file=select_file), select_file)
     if delete_text is None:
         return select, None
-    _refuse_without_bounds(table, delete_text, "delete.sql")
+    refuse_without_bounds(table, parameters_used(delete_text), "delete.sql")
     return select, parse_delete(render(delete_text, values, file=delete_file), delete_file)
-
-
-def texts(table: TableDefinition) -> tuple[str, str | None]:
-    """The text of both statements, with parameters; the second is None where nothing can be deleted."""
-    if table.select_sql is not None:
-        return table.select_sql, table.delete_sql
-    assert table.spec.table is not None
-    where = ""
-    if table.spec.time_column and table.spec.partitions:
-        column = _verbatim(quote_identifier(table.spec.time_column))
-        where = f"\nWHERE {column} >= %(window_start)s AND {column} < %(window_end)s"
-    name = _verbatim(table.spec.table)
-    return f"SELECT *\nFROM {name}{where}", table.delete_sql or f"DELETE FROM {name}{where}"
-
-
-def _verbatim(name: str) -> str:
-    """A name that stays as it is when parameters are filled in."""
-    return name.replace("%", "%%")
 
 
 def _zone(table: TableDefinition, session: MysqlSession) -> str:
@@ -90,26 +71,5 @@ def _zone(table: TableDefinition, session: MysqlSession) -> str:
     return spec.session_timezone if instant else spec.partitions.timezone
 
 
-def _column_list(table: TableDefinition, session: MysqlSession) -> str:
-    """The select list of a derived statement, without excluded columns and with masks."""
-    spec = table.spec
-    names = mysql_inspect.base_table(session, *split_name(spec.table or "")).names
-    if unknown := {*spec.exclude_columns, *spec.mask_columns} - set(names):
-        raise SpecError(
-            f"columns {sorted(unknown)} to exclude or mask are not in {spec.table}",
-            file=table.folder / "defs.yaml",
-            hint=f"it has {', '.join(names)}",
-        )
-    masks = {name: f"({mask}) AS {_verbatim(quote_identifier(name))}" for name, mask in spec.mask_columns.items()}
-    kept = [name for name in names if name not in spec.exclude_columns]
-    return ", ".join(masks.get(name, _verbatim(quote_identifier(name))) for name in kept)
-
-
-def _refuse_without_bounds(table: TableDefinition, text: str, file: str) -> None:
-    if table.spec.partitions is not None and not parameters_used(text):
-        raise SpecError(
-            f"{file} uses no parameter, so each partition would be the whole table",
-            file=table.folder / file,
-            line=1,
-            hint="compare a time column with %(window_start)s and %(window_end)s, or leave out `partitions`",
-        )
+def _names(table: TableDefinition, session: MysqlSession) -> tuple[str, ...]:
+    return mysql_inspect.base_table(session, *split_name(table.spec.table or "")).names
