@@ -195,7 +195,7 @@ def test_dumps_with_a_date_range_have_weeks_and_the_others_are_snapshots() -> No
 def test_only_the_audit_trail_is_cleaned_up() -> None:
     modes = {name: spec(name).cleanup.mode for name in ("zm", "mcct", "bcu", "vaud")}
     off = dict.fromkeys(("zm", "mcct", "bcu"), CleanupMode.OFF)
-    assert modes == {**off, "vaud": CleanupMode.KEEP}
+    assert modes == {**off, "vaud": CleanupMode.AFTER_ARCHIVE}
 
 
 def test_the_dumps_have_the_schedules_of_the_system_that_they_replace() -> None:
