@@ -11,7 +11,7 @@ from benchmarks import cleanup, export, memory, mysql, partitions, restore, star
 from benchmarks.measure import say
 from benchmarks.server import database, remove_cluster
 
-NAMES = ("export", "cleanup", "partitions", "startup", "memory", "restore", "verify", "mysql")
+NAMES = ("export", "cleanup", "partitions", "startup", "memory", "restore", "verify", "mysql", "mysql-memory")
 
 
 def main() -> None:
@@ -39,6 +39,7 @@ def main() -> None:
                 "verify": lambda: verify.run(base, given.pairs, given.scale),
                 "memory": lambda: memory.run(base, given.most),
                 "mysql": lambda: mysql.run(base, given.pairs, given.rows // 2),
+                "mysql-memory": lambda: mysql.run_memory(base, given.most),
             }
             results = {name: measure[name]() for name in given.names or NAMES}
     finally:

@@ -121,6 +121,22 @@ def run(base: Database, pairs: int, rows: int) -> str:
         return f"{_export(base, url, pairs, rows)}\n{_cleanup(base, url, pairs, rows)}"
 
 
+def run_memory(base: Database, most: int) -> str:
+    """Memory and time of each step by the rows of one partition; the result as Markdown."""
+    sizes = [most // 20, most // 4, most]
+    steps = ("export", "archive", "cleanup")
+    found: dict[str, list[str]] = {step: [] for step in steps}
+    with mariadb(base.folder) as url:
+        for rows in sizes:
+            load(url, "mixed", rows)
+            _fresh(base)
+            for step in steps:
+                figures = ours(base, url, "mixed", [step])
+                found[step].append(f"{figures['peak']:.0f} MB, {figures['seconds']:.1f} s")
+                say(f"mysql memory, {rows:,} rows, {step}: {found[step][-1]}")
+    return table(["", *(f"{rows:,} rows" for rows in sizes)], [[step, *found[step]] for step in steps])
+
+
 def _fresh(base: Database) -> None:
     shutil.rmtree(base.folder / "files", ignore_errors=True)
     forget(base)
