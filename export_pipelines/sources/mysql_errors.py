@@ -21,7 +21,7 @@ _TRANSIENT = {
     *(1020, 1040, 1053, 1077, 1129, 1158, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1226, 1317, 1412, 1927, 1969),
     *(2002, 2003, 2006, 2013, 2055, 3024, 4031),
 }
-_GONE = "is the server running and reachable? `export-pipelines doctor` tries every connection"
+_GONE = "is the server running and reachable? `export-pipelines check` tries every connection"
 _HINTS = {
     1044: "grant the user what it lacks on the database",
     1045: "check the user and password of the connection",
