@@ -266,7 +266,7 @@ def test_a_connection_that_is_refused_says_so() -> None:
     with pytest.raises(SourceError) as error:
         check_connection(MysqlSource("mysql://someone:hidden@127.0.0.1:1/none"))
     assert error.value.transient
-    assert "doctor" in error.value.hint
+    assert "export-pipelines check" in error.value.hint
     assert "hidden" not in str(error.value)
 
 
