@@ -15,9 +15,27 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
+from export_pipelines.specs.dataset import DataSetOptions
 from export_pipelines.specs.dump import DumpSpec
 from export_pipelines.specs.encryption import EncryptionSpec
+from export_pipelines.specs.format import Compression, CsvSpec, FormatSpec
 from export_pipelines.specs.model import SpecModel
+from export_pipelines.specs.retries import RetrySpec
+
+__all__ = [
+    "Cadence",
+    "CleanupMode",
+    "CleanupSpec",
+    "Compression",
+    "CsvSpec",
+    "FormatSpec",
+    "OnlyCopies",
+    "PartitionsSpec",
+    "RetentionSpec",
+    "RetrySpec",
+    "TableDefinition",
+    "TableSpec",
+]
 
 
 def _known_zone(value: str) -> str:
@@ -79,49 +97,6 @@ class PartitionsSpec(SpecModel):
         if self.end is not None and self.end <= self.start:
             raise ValueError(f"end {self.end} is not after start {self.start}")
         return self
-
-
-class CsvSpec(SpecModel):
-    """Options of CSV, named as in PostgreSQL's COPY."""
-
-    delimiter: str = Field(default=",", min_length=1, max_length=1)
-    """One ASCII character between values."""
-    header: bool = True
-    """Whether the first line has the column names."""
-    null: str = ""
-    """What stands for NULL, unquoted. An empty string is always written as `""`, so the two stay apart."""
-    quote: str = Field(default='"', min_length=1, max_length=1)
-    """The character around values that need it."""
-
-    @model_validator(mode="after")
-    def _unambiguous(self) -> CsvSpec:
-        for name in ("delimiter", "quote"):
-            sign = getattr(self, name)
-            # Digits, letters and parentheses are what the identities of rows are written with.
-            if not sign.isascii() or sign.isalnum() or sign in "()\r\n\0":
-                raise ValueError(f"{name} {sign!r} cannot be used; take an ASCII sign, no letter, digit or parenthesis")
-        if self.quote in (self.delimiter, ","):
-            raise ValueError(f"quote {self.quote!r} must not be a comma or the delimiter")
-        if any(sign in self.null for sign in (self.delimiter, self.quote, "\r", "\n")):
-            raise ValueError(f"null {self.null!r} must not contain the delimiter, the quote or a line end")
-        return self
-
-
-class FormatSpec(SpecModel):
-    """The file format and its options."""
-
-    type: str = "csv"
-    """`csv` (more to come)."""
-    csv: CsvSpec = CsvSpec()
-    """Options of `csv`."""
-
-
-class Compression(StrEnum):
-    """Compression of the files."""
-
-    GZIP = "gzip"
-    ZSTD = "zstd"
-    NONE = "none"
 
 
 class CleanupMode(StrEnum):
@@ -229,15 +204,6 @@ class RetentionSpec(SpecModel):
         return {name: number for name, number in found.items() if number is not None}
 
 
-class RetrySpec(SpecModel):
-    """Retries of a step after a transient error (connection lost, store busy)."""
-
-    attempts: int = Field(default=2, ge=0, le=20)
-    """How many times a step is tried again."""
-    delay_seconds: float = Field(default=5.0, ge=0)
-    """Wait before the first; it doubles each time."""
-
-
 class TableSpec(SpecModel):
     """A table to export. `table` alone derives both statements; otherwise select.sql (and delete.sql) lie beside."""
 
@@ -279,6 +245,8 @@ class TableSpec(SpecModel):
     """Deleting source rows that are proved to be archived."""
     retention: RetentionSpec | None = None
     """Which archived files stay. Absent: all, for ever."""
+    on_demand: DataSetOptions | None = None
+    """That people may ask for rows of it by HTTP, and how; see `export_pipelines.DataSet`. Absent: nobody may."""
     dump: DumpSpec = DumpSpec()
     """How `export-pipelines dump` dumps any range of it, and in which table of reports its files are entered."""
     session_timezone: str = "UTC"
