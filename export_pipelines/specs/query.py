@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
@@ -263,6 +263,18 @@ _EXAMPLES = {
 }
 
 
+def _text(text: str, timezone: str) -> str:
+    return text
+
+
+def _date(text: str, timezone: str) -> str:
+    return date.fromisoformat(text.strip()).isoformat()
+
+
+def _uuid(text: str, timezone: str) -> str:
+    return str(UUID(text.strip()))
+
+
 def _integer(text: str, timezone: str) -> str:
     if not re.fullmatch(r"\s*[+-]?\d{1,30}\s*", text, re.ASCII):
         raise ValueError
@@ -290,14 +302,14 @@ def _timestamp(text: str, timezone: str) -> str:
     return moment.astimezone(ZoneInfo("UTC")).isoformat(timespec="microseconds")
 
 
-_CANONICAL = {
-    FilterType.TEXT: lambda text, timezone: text,
+_CANONICAL: dict[FilterType, Callable[[str, str], str]] = {
+    FilterType.TEXT: _text,
     FilterType.INTEGER: _integer,
     FilterType.DECIMAL: _decimal,
     FilterType.BOOLEAN: _boolean,
-    FilterType.DATE: lambda text, timezone: date.fromisoformat(text.strip()).isoformat(),
+    FilterType.DATE: _date,
     FilterType.TIMESTAMP: _timestamp,
-    FilterType.UUID: lambda text, timezone: str(UUID(text.strip())),
+    FilterType.UUID: _uuid,
 }
 
 
