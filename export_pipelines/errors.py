@@ -16,6 +16,7 @@
     ├── ExpireRefused          an archived file may not be given up; it was not
     ├── TargetError            the table to restore or load into is not fit for it
     └── RequestError           what was asked for does not exist or cannot be done
+        ├── BadRange           a range that can never be, whatever the data: wrong usage
         └── IdentityNeeded     a file is encrypted, and no identity that is here opens it
 
 A message is one sentence of what was seen against what was expected; `hint` says what to do.
@@ -124,6 +125,11 @@ class TargetError(ExportPipelinesError):
 
 class RequestError(ExportPipelinesError):
     """What was asked for does not exist or cannot be done: an unknown table, a partition out of range."""
+
+
+class BadRange(RequestError):
+    """A range of times or partitions that can never be: no time, the wrong way round, missing, or not wanted at all.
+    The command line ends with exit code 2, as for any wrong usage."""
 
 
 class IdentityNeeded(RequestError):

@@ -24,7 +24,7 @@ from itertools import count, takewhile
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from export_pipelines.errors import RequestError
+from export_pipelines.errors import BadRange, RequestError
 from export_pipelines.specs.table import Cadence, PartitionsSpec
 
 if TYPE_CHECKING:
@@ -125,13 +125,13 @@ def windows_between(spec: PartitionsSpec | None, first_key: str, last_key: str) 
     """The windows from one key to another, both included, oldest first, closed or not.
 
     Raises:
-        RequestError: a key does not exist, or they are the wrong way round.
+        RequestError: a key does not exist. BadRange: they are the wrong way round.
     """
     first, last = window_of(spec, first_key), window_of(spec, last_key)
     if spec is None or first.start is None or last.start is None or last.end is None:
         return [first]
     if first.start.timestamp() > last.start.timestamp():
-        raise RequestError(f"partition {first_key!r} is later than {last_key!r}", hint="give the earlier one first")
+        raise BadRange(f"partition {first_key!r} is later than {last_key!r}", hint="give the earlier one first")
     begin = first.start.timestamp()
     return [w for w in _windows_until(spec, last.end) if w.start and w.start.timestamp() >= begin]
 

@@ -81,11 +81,11 @@ class Cli(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run a command and exit: 0 done, 1 failed, 2 wrong usage, 130 after Ctrl-C."""
         given = list(sys.argv[1:] if args is None else args)
-        if "--dump" in given:
-            from export_pipelines.cli.dump_alias import translated
-
-            given = translated(given)
         try:
+            if "--dump" in given:
+                from export_pipelines.cli.dump_alias import understood
+
+                given = understood(given)
             code = super().main(given, *rest, **{**extra, "standalone_mode": False})
         except click.exceptions.Exit as end:
             sys.exit(end.exit_code)

@@ -120,28 +120,67 @@ def _dagster_errors(project: Project) -> list[SpecError]:
 
 def _check_live(project: Opened, tables: Sequence[TableDefinition], found: Findings, *, everything: bool) -> None:
     """Connections, then tables on those that answer, then stores and catalog."""
-    from export_pipelines.cli.inspection import check_connection, check_table
+    from export_pipelines.cli.inspection import check_connection
+    from export_pipelines.cli.inspection_report import report_connection
     from export_pipelines.cli.rights import connections_of
 
+    if everything:
+        tables = _without_demo(project, tables, found)
     connections = {key for table in tables for key in connections_of(table)}
+    connections |= {key for table in tables if (key := report_connection(table))}
     if everything:
         connections |= _keys_of(project.project, "PostgresConnectionResource", "MysqlConnectionResource")
     dead = {key for key in sorted(connections) if not _passes(project, key, check_connection, found)}
-    for table in tables:
-        if not dead & connections_of(table):
-            other = table.spec.cleanup.connection
-            result = check_table(project.source(table.spec.connection), table, project.source(other) if other else None)
-            found.tables.append(result)
-            found.errors += result.errors
-            found.warnings += result.warnings
-            if _cannot_clean_up(project, table, result):
-                found.errors.append(_no_identity(table))
+    _check_tables(project, tables, dead, found)
     stores = {key for table in tables for key in (table.spec.store, table.spec.archive)}
     if everything:
         stores |= _keys_of(project.project, "StoreResource")
     for key in sorted(stores):
         _passes(project, key, lambda store: store.probe(), found)
     _check_catalog(project, found)
+
+
+def _check_tables(project: Opened, tables: Sequence[TableDefinition], dead: set[str], found: Findings) -> None:
+    """Each table whose connections answer, and its table of reports; what concerns a connection is told once."""
+    from export_pipelines.cli.inspection import check_table
+    from export_pipelines.cli.inspection_report import inspect_report, report_connection
+    from export_pipelines.cli.places import resource_error
+    from export_pipelines.cli.rights import connections_of
+
+    accounts: dict[str, RequestError] = {}
+    for table in tables:
+        report = report_connection(table)
+        if report and report not in dead:
+            found.errors += inspect_report(table, project.source(report))
+        if dead & connections_of(table):
+            continue
+        other = table.spec.cleanup.connection
+        result = check_table(project.source(table.spec.connection), table, project.source(other) if other else None)
+        found.tables.append(result)
+        found.errors += result.errors
+        found.warnings += result.warnings
+        accounts = {**result.of_connections, **accounts}
+        if _cannot_clean_up(project, table, result):
+            found.errors.append(_no_identity(table))
+    found.warnings += [resource_error(project.settings.root, key, each) for key, each in sorted(accounts.items())]
+
+
+def _without_demo(project: Opened, tables: Sequence[TableDefinition], found: Findings) -> list[TableDefinition]:
+    """The tables without those of the demo that nobody has loaded, of which one line is told."""
+    from export_pipelines.cli.demo import not_loaded
+
+    absent = not_loaded(project, tables)
+    if absent:
+        found.looked_at -= len(absent)
+        groups = " and ".join(sorted({table.group for table in absent}))
+        found.warnings.append(
+            SpecError(
+                f"the demo's tables of {groups} are not loaded, and were passed over",
+                file=project.settings.root / "assets",
+                hint="`export-pipelines demo` loads them",
+            )
+        )
+    return [table for table in tables if table not in absent]
 
 
 def _cannot_clean_up(project: Opened, table: TableDefinition, result: TableFindings) -> bool:

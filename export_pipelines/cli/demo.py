@@ -88,6 +88,26 @@ def _tables(project: Opened, *, mysql: bool) -> list[TableDefinition]:
     return found
 
 
+def not_loaded(project: Opened, tables: Sequence[TableDefinition]) -> list[TableDefinition]:
+    """Those of some tables that are the demo's, in the embedded server, and were never loaded."""
+    from export_pipelines.cli.project import variables_of
+    from export_pipelines.sources.postgres import PostgresSource
+
+    ours = [
+        table
+        for table in tables
+        if table.group in (FLIGHTS, KNOWLEDGE_BASE)
+        and "DATABASE_URL" in variables_of(project.project.resources[table.spec.connection])
+    ]
+    url = project.settings.database_url
+    if not ours or not project.settings.embedded_source or url is None:
+        return []
+    with PostgresSource(url).session() as session:
+        session.begin()
+        there = {name for (name,) in session.execute("SELECT nspname::text FROM pg_namespace")}
+    return [table for table in ours if table.group not in there]
+
+
 def _load(project: Opened, *, mysql: bool) -> None:
     from export_pipelines.demo import flights, health, knowledge_base
 

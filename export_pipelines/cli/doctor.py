@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,7 @@ from export_pipelines.errors import ExportPipelinesError
 
 if TYPE_CHECKING:
     from export_pipelines.settings import Settings
+    from export_pipelines.steps.context import Source
 
 OK, WARN, FAIL = "ok", "warning", "failed"
 _LITTLE_SPACE = 2_000_000_000
@@ -76,6 +77,7 @@ def diagnoses() -> Iterator[Diagnosis]:
     yield Diagnosis("project", OK, str(settings.root))
     yield _embedded(settings)
     yield from _databases(settings)
+    yield from _connections(settings)
     yield from _folders(settings)
     yield _archive(settings)
     yield _port()
@@ -132,26 +134,84 @@ def _databases(settings: Settings) -> Iterator[Diagnosis]:
 
 
 def _database(name: str, url: str, embedded: bool) -> Diagnosis:
-    from export_pipelines.cli.inspection import check_connection
     from export_pipelines.sources.postgres import PostgresSource
 
-    source = PostgresSource(url)
+    return _server(name, PostgresSource(url), _address(url), embedded=embedded)
+
+
+def _connections(settings: Settings) -> Iterator[Diagnosis]:
+    """The connections of resources/ that do not just read DATABASE_URL, which is told by itself."""
+    from export_pipelines.cli.project import read_project, unset_variable, variables_of
+
+    for key, resource in sorted(read_project(settings).resources.items()):
+        kind = type(resource).__name__
+        if kind not in ("PostgresConnectionResource", "MysqlConnectionResource"):
+            continue
+        if kind == "PostgresConnectionResource" and "DATABASE_URL" in variables_of(resource):
+            continue
+        name = f"connection {key}"
+        unset = unset_variable(resource)
+        if unset and getattr(resource, "optional", False):
+            yield Diagnosis(name, OK, f"not used here: it is optional, and {_unset(unset, settings)}")
+        elif unset:
+            yield Diagnosis(name, FAIL, f"{unset} is not set", "set it in the environment or in .env")
+        else:
+            yield _connection(name, key, resource)
+
+
+def _unset(variable: str, settings: Settings) -> str:
+    from export_pipelines.local.mariadb import DEMO_URL
+
+    if variable == DEMO_URL and (settings.state / "mariadb").is_dir():
+        return f"{variable} is set when the demo's MariaDB is started, which is when it is needed"
+    return f"{variable} is not set"
+
+
+def _connection(name: str, key: str, resource: Any) -> Diagnosis:
+    from export_pipelines.cli.project import initialized
+    from export_pipelines.sources.mysql import MysqlSource
+
+    try:
+        source = initialized(key, resource).open()
+    except ExportPipelinesError as error:
+        return Diagnosis(name, FAIL, error.message, error.hint)
+    return _server(name, source, source.name if isinstance(source, MysqlSource) else _address(source.url))
+
+
+def _server(name: str, source: Source, address: str, *, embedded: bool = False) -> Diagnosis:
+    """Connect, and compare the clocks."""
+    from export_pipelines.cli.inspection import check_connection
+
     try:
         check_connection(source)
-        with source.session() as session:
-            session.begin()
-            before = time.time()
-            server, now = session.one("SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())")
-            apart = abs(float(now) - (before + time.time()) / 2)
+        server, apart = _asked(source)
     except ExportPipelinesError as error:
         if embedded:
             return Diagnosis(name, OK, "embedded; does not run, and is started when it is needed")
-        return Diagnosis(name, FAIL, error.message.replace(source.name, _address(url)), error.hint)
+        return Diagnosis(name, FAIL, error.message.replace(source.name, address), error.hint)
     if apart > _CLOCK_SECONDS:
         return Diagnosis(
             name, WARN, f"its clock and ours are {apart:.0f} s apart", "let both machines keep time by NTP"
         )
-    return Diagnosis(name, OK, f"PostgreSQL {server.split()[0]}{', embedded' if embedded else ''} at {_address(url)}")
+    return Diagnosis(name, OK, f"{server}{', embedded' if embedded else ''} at {address}")
+
+
+def _asked(source: Source) -> tuple[str, float]:
+    """The server's name and version, and the seconds that its clock and ours are apart."""
+    from export_pipelines.sources.mysql import MysqlSource
+
+    if isinstance(source, MysqlSource):
+        with source.session() as mysql:
+            mysql.begin()
+            before = time.time()
+            (now,) = mysql.one("SELECT UNIX_TIMESTAMP(SYSDATE(6))")
+            server = f"{'MariaDB' if mysql.mariadb else 'MySQL'} {mysql.version.partition('-')[0]}"
+            return server, abs(float(now) - (before + time.time()) / 2)
+    with source.session() as session:
+        session.begin()
+        before = time.time()
+        version, now = session.one("SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())")
+        return f"PostgreSQL {version.split()[0]}", abs(float(now) - (before + time.time()) / 2)
 
 
 def _address(url: str) -> str:

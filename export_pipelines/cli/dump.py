@@ -147,6 +147,7 @@ def _dump(names: Sequence[str], config: dict[str, Any], parallel: int, dry_run: 
     now = datetime.now(UTC)
     with opened() as project:
         found = list({table.id: table for name in names for table in tables_named(project, name)}.values())
+        project.set_up(found, named=True)
         plans = [plan_dump(table, request, now) for table in found]
         if request.end is not None and request.end.strip().lower() == "now":
             # The same moment for all of them, and for the run.

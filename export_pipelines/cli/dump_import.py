@@ -32,6 +32,7 @@ _TOKENS = re.compile(
     r"|(?P<mark>\?|%s)",
     re.DOTALL,
 )
+_INCLUDED = re.compile(r"(?:<=\s*|\bAND\s+)(?P<end>%\(window_end\)s)", re.IGNORECASE)
 _INSIDE = re.compile(_NAMED.replace("?P<", "?P<i_"))
 
 
@@ -52,11 +53,12 @@ def import_dumps(
     """Write a folder for each dump, and say what was not carried over. Nothing that exists is touched.
 
     Raises:
-        RequestError: the file is none, or nothing is in it.
+        RequestError: the file is none, nothing is in it, or there is no such connection.
     """
     from export_pipelines import settings
 
     root = settings.find_root()
+    _check_connection(root, connection)
     found = [*(_of_file(file, connection) if file else ()), *(_of_environment(root, connection) if environment else ())]
     if not found:
         raise RequestError("there is nothing to import", hint="the file needs a mapping `dumps`; or set QUERY_FILE_…")
@@ -68,6 +70,18 @@ def import_dumps(
             _write(target / each.name, each)
         _tell(each, target / each.name, dry_run)
     return 1 if any(each.problems for each in found) else 0
+
+
+def _check_connection(root: Path, name: str) -> None:
+    """Raises RequestError: resources/ has no connection of that name."""
+    from export_pipelines.components.project import load_project
+    from export_pipelines.specs.documents import suggest
+
+    found = load_project(root, automations=False).resources
+    known = sorted(key for key, each in found.items() if type(each).__name__.endswith("ConnectionResource"))
+    if name not in known:
+        hint = suggest(name, known) or f"known are {', '.join(known) or 'none'}; --connection names one"
+        raise RequestError(f"there is no connection {name!r} in resources/", hint=hint)
 
 
 def _write(folder: Path, imported: Imported) -> None:
@@ -129,7 +143,10 @@ def made_of(name: str, entry: Mapping[str, Any], base: Path, connection: str) ->
         made.problems.append(f"batch_days is {days!r}, and no number of days")
         days = 7
     if ranged and query:
-        made.notes.append(f"the first partition begins on {FIRST_DAY}: set `start` to your first day")
+        made.notes.append(
+            f"batches of {output.count(days, 'day')} became partitions, {_cadence(days)} from {FIRST_DAY} on, in UTC: "
+            "set `start` to your first day, and `timezone` if your days begin elsewhere"
+        )
     made.files = {"defs.yaml": _definition(entry, connection, ranged, days, lost), "select.sql": converted}
     return made
 
@@ -191,9 +208,10 @@ def convert(text: str, made: Imported) -> tuple[str, set[str]]:
         return f"%({found})s"
 
     converted = _TOKENS.sub(replaced, text)
-    if "window_end" in used and re.search(r"(<=\s*|\bAND\s+)%\(window_end\)s", converted, re.IGNORECASE):
+    for found in _INCLUDED.finditer(converted):
+        line = converted.count("\n", 0, found.start("end")) + 1
         made.notes.append(
-            "the end of a range is excluded here: write `< %(window_end)s` in select.sql, not `<=` or BETWEEN"
+            f"select.sql:{line}: the end of a range is excluded here: write `< %(window_end)s`, not `<=` or BETWEEN"
         )
     return converted, used
 
@@ -218,14 +236,22 @@ def _definition(entry: Mapping[str, Any], connection: str, ranged: bool, days: i
     if entry.get("description"):
         lines.append(f"  description: {_json(str(entry['description']))}")
     if ranged:
-        cadence = "every: week" if days == 7 else f"every_days: {days}"
-        lines.append(f"  partitions: {{{cadence}, start: {FIRST_DAY}}}")
+        lines.append(
+            f"  # A batch of {output.count(days, 'day')} that begins where a partition does is exported as that;"
+        )
+        lines.append("  # any other range is a dump beside them. Days are those of `timezone`: UTC, if none is given.")
+        lines.append(f"  partitions: {{{_cadence(days)}, start: {FIRST_DAY}}}")
     dump = {"range": entry.get("date_range"), "batch_days": days if ranged else None}
     folder = entry.get("output_dir")
     if folder:
         dump["folder"] = _folder(str(folder))
     lines.append(f"  dump: {_json({key: value for key, value in dump.items() if value is not None})}")
     return "\n".join(lines) + "\n"
+
+
+def _cadence(days: int) -> str:
+    """How `partitions` says a number of days."""
+    return {1: "every: day", 7: "every: week"}.get(days, f"every_days: {days}")
 
 
 def _folder(text: str) -> Any:

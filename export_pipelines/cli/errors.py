@@ -6,17 +6,17 @@ import traceback
 
 import click
 
-from export_pipelines.errors import ExportPipelinesError, SpecErrors
+from export_pipelines.errors import BadRange, ExportPipelinesError, SpecErrors
 from export_pipelines.sources.postgres import redact
 
 
 def tell(error: Exception, *, verbose: bool) -> int:
-    """Say on stderr what went wrong; returns the exit code, 1."""
+    """Say on stderr what went wrong; returns the exit code: 2 for wrong usage, else 1."""
     if verbose:
         click.echo(redact("".join(traceback.format_exception(error))), err=True)
     for line in lines_of(error):
         click.secho(line, err=True, fg=None if line.startswith("hint:") else "red")
-    return 1
+    return 2 if isinstance(error, BadRange) else 1
 
 
 def lines_of(error: Exception) -> list[str]:

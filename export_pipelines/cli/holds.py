@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from export_pipelines.cli import output
-from export_pipelines.errors import RequestError
+from export_pipelines.errors import BadRange, RequestError
 
 if TYPE_CHECKING:
     from export_pipelines.catalog import HoldRow
@@ -54,7 +54,7 @@ def hold_command(
             windows.window_of(found.spec.partitions, partition)
         start, end = _time(found, first), _time(found, last)
         if start and end and start >= end:
-            raise RequestError(f"--from {first} is not before --to {last}", hint="--to is the end, and not included")
+            raise BadRange(f"--from {first} is not before --to {last}", hint="--to is the end, and not included")
         number = project.catalog.place_hold(found.id, partition, reason, owner, window_start=start, window_end=end)
         (hold,) = [each for each in project.catalog.holds(found.id) if each.id == number]
         too_late = _too_late(project, found, hold)
@@ -67,14 +67,14 @@ def _time(table: TableDefinition, text: str | None) -> datetime | None:
     """A time of the table's own zone, unless it says another.
 
     Raises:
-        RequestError: it is no time.
+        BadRange: it is no time.
     """
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise RequestError(f"{text!r} is no time", hint="write `2025-01-31` or `2025-01-31T12:00`") from error
+        raise BadRange(f"{text!r} is no time", hint="write `2025-01-31` or `2025-01-31T12:00`") from error
     zone = table.spec.partitions.timezone if table.spec.partitions else "UTC"
     return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from export_pipelines import windows
 from export_pipelines.cli import inspection_mysql
 from export_pipelines.cli.places import line_of, table_error
-from export_pipelines.cli.rights import excesses
+from export_pipelines.cli.rights import excesses, powers_of
 from export_pipelines.components.automation import Stage
 from export_pipelines.components.tables import stages_of
-from export_pipelines.errors import SourceError, SpecError
+from export_pipelines.errors import RequestError, SourceError, SpecError
 from export_pipelines.sources import inspect
 from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
@@ -44,6 +44,8 @@ class TableFindings:
     columns: int | None = None
     proof: str | None = None
     """How a cleanup will prove the rows; None when the database was not asked."""
+    of_connections: dict[str, RequestError] = field(default_factory=dict)
+    """What is to be warned of the accounts of its connections, by their names, whatever the table."""
 
 
 def check_sql(table: TableDefinition) -> list[SpecError]:
@@ -144,6 +146,13 @@ class _Inspection:
         plan = plan_identity(self.session, parts, self.table.spec.key)
         deletes = parts.delete is not None and Stage.CLEANUP in stages_of(self.table)
         self.found.proof = self.describe(plan) if deletes else "not needed: nothing is deleted"
+        spec = self.table.spec
+        for name, session in (
+            (spec.cleanup.connection or spec.connection, self.deleting),
+            (spec.connection, self.session),
+        ):
+            if powers := powers_of(session):
+                self.found.of_connections[name] = powers
         self.found.warnings += excesses(self.table, self.session, self.deleting, parts)
         if parts.delete is None or not deletes:
             return

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from export_pipelines.cli.places import table_error
-from export_pipelines.errors import CleanupRefused, ExportPipelinesError, SourceError, SpecError
+from export_pipelines.errors import CleanupRefused, ExportPipelinesError, RequestError, SourceError, SpecError
 from export_pipelines.sources import mysql_inspect
 from export_pipelines.sources.mysql_errors import DENIED
 from export_pipelines.sources.mysql_inspect import UNSEEN, BaseTable
 from export_pipelines.specs.table import CleanupMode, TableDefinition
-from export_pipelines.sql_mysql import quote_identifier, tables_of
+from export_pipelines.sql_mysql import quote_identifier, split_name, tables_of
 from export_pipelines.steps.mysql.reading import Plan, plan
 from export_pipelines.steps.mysql.statements import MysqlStatements, parsed, statements
 from export_pipelines.windows import Window
@@ -26,6 +26,8 @@ OLDEST_MARIADB = (10, 5)
 OLDEST_MYSQL = (8, 0)
 _POWERS = ("SUPER", "FILE", "CREATE USER", "SHUTDOWN")
 _WRITES = ("INSERT", "UPDATE", "DELETE", "DROP", "ALTER", "CREATE")
+# Rows are compared and replaced under locks, and staged in temporary tables; TRIGGER shows which a load would set off.
+_LOADS = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, CREATE TEMPORARY TABLES, LOCK TABLES, TRIGGER"
 _RIGHTS = """
 SELECT privilege_type, '' FROM information_schema.user_privileges WHERE grantee = %(grantee)s
 UNION SELECT privilege_type, table_schema FROM information_schema.schema_privileges
@@ -59,8 +61,7 @@ def inspect_table(found: TableFindings, source: MysqlSource, deleter: MysqlSourc
         cleans = found.table.spec.cleanup.mode is not CleanupMode.OFF and parts.delete is not None
         deletes = parts.delete is not None and planned.table is not None
         if planned.table is not None:
-            rights = _rights(session, planned.table)
-            found.warnings += _excess(found.table, rights, deletes=cleans and deleter is None)
+            _judge(found, _rights(session, planned.table), deletes=cleans and deleter is None)
         found.proof = describe(planned) if parts.delete is not None else "not needed: nothing is deleted"
         if not deletes and parts.delete is not None and found.table.spec.cleanup.mode is not CleanupMode.OFF:
             _unproved(found, planned)
@@ -111,7 +112,7 @@ def _deletion(
     if cleans:
         found.errors += _may_not_delete(found.table, session, table)
     if separate:
-        found.warnings += _excess(found.table, _rights(session, table), deletes=cleans)
+        _judge(found, _rights(session, table), deletes=cleans, connection=spec.connection or "")
     try:
         effects = mysql_inspect.side_effects(session, table)
     except CleanupRefused as error:
@@ -147,16 +148,17 @@ def _rights(session: MysqlSession, table: BaseTable) -> dict[str, str]:
     return {str(right): str(where) or "everywhere" for right, where in session.execute(_RIGHTS, values)}
 
 
-def _excess(table: TableDefinition, rights: dict[str, str], *, deletes: bool) -> Iterator[SpecError]:
+def _judge(found: TableFindings, rights: dict[str, str], *, deletes: bool, connection: str = "") -> None:
+    """Warn of rights beyond what is needed: of general ones once a connection, of those on the table with the table."""
     hint = "`export-pipelines roles` prints accounts that have just what is needed"
     if powers := [power for power in _POWERS if power in rights]:
-        yield table_error(
-            table, f"the account has {', '.join(powers)}, which nothing here needs", ("connection",), hint
-        )
+        warning = RequestError(f"the account has {', '.join(powers)}, which nothing here needs", hint=hint)
+        found.of_connections[connection or found.table.spec.connection] = warning
         return
     extra = [right for right in _WRITES if right in rights and not (right == "DELETE" and deletes)]
     if extra:
-        yield table_error(table, f"the account may also {', '.join(extra)}", ("connection",), hint)
+        message = f"the account may also {', '.join(extra)}"
+        found.warnings.append(table_error(found.table, message, ("connection",), hint))
 
 
 def check_server(session: MysqlSession) -> None:
@@ -201,7 +203,31 @@ def accounts(
         yield f"GRANT PROCESS ON *.* TO {deleter};"
         yield from (f"GRANT SELECT ON {each} TO {deleter};" for each in sorted(read))
         yield from (f"GRANT DELETE, TRIGGER ON {each} TO {deleter};" for each in sorted(delete))
-    yield "-- then: ALTER USER … IDENTIFIED BY '…' ACCOUNT UNLOCK;"
+
+
+def reporter(source: MysqlSource, reports: Iterable[str], name: str) -> Iterator[str]:
+    """The SQL of an account, which may be there already, that enters finished files in tables of reports."""
+    account = f"{quote_identifier(name)}@'%'"
+    yield f"CREATE USER IF NOT EXISTS {account} ACCOUNT LOCK;"
+    with source.session() as session:
+        session.begin()
+        for each in sorted(reports):
+            schema, table = split_name(each)
+            try:
+                yield f"GRANT SELECT, INSERT ON {mysql_inspect.base_table(session, schema, table).sql} TO {account};"
+            except SourceError as error:
+                yield f"-- {each} is left out: {' '.join(error.message.split())}"
+
+
+def loader(database: str, name: str) -> Iterator[str]:
+    """The SQL of an account that restores into a database of its own."""
+    account, where = f"{quote_identifier(name)}@'%'", quote_identifier(database)
+    # A grant takes the name of a database for a pattern.
+    only = quote_identifier(database.replace("_", "\\_").replace("%", "\\%"))
+    yield "-- restores into a database of its own, and sees nothing else"
+    yield f"CREATE DATABASE IF NOT EXISTS {where};"
+    yield f"CREATE USER IF NOT EXISTS {account} ACCOUNT LOCK;"
+    yield f"GRANT {_LOADS} ON {only}.* TO {account};"
 
 
 def _used(session: MysqlSession, table: TableDefinition, window: Window) -> tuple[set[str], set[str]]:

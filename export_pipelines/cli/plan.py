@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from export_pipelines.cli import output
-from export_pipelines.errors import CleanupRefused
+from export_pipelines.errors import CleanupRefused, RequestError
 
 if TYPE_CHECKING:
     from export_pipelines.cli.project import Opened
@@ -35,12 +35,25 @@ def plan_command(table: str, partition: str | None, first: str | None, last: str
 
     with opened() as project:
         found = project.table(table)
+        _refuse_without_delete(found)
         plans = [_plan(project, found, window) for window in _windows(project, found, partition, first, last)]
     if as_json:
         output.as_json(plans)
     else:
         _tell(found.id, plans)
     return 1 if any(each["refusals"] for each in plans) else 0
+
+
+def _refuse_without_delete(table: TableDefinition) -> None:
+    """Raises RequestError: nothing of the table is ever deleted."""
+    from export_pipelines.components.automation import Stage
+    from export_pipelines.components.tables import stages_of
+
+    if Stage.CLEANUP not in stages_of(table):
+        raise RequestError(
+            f"{table.id} has no statement to delete with, so nothing of it is ever cleaned up",
+            hint=f"that is as it should be for a table that only grows; else write {table.folder / 'delete.sql'}",
+        )
 
 
 def _windows(
@@ -66,17 +79,29 @@ def _plan(project: Opened, table: TableDefinition, window: Window) -> dict[str, 
 
 
 _IDENTITY = "<identity of an archived row>"
+_KEY = "<key of an archived row>"
+"""What stands for the rows in the statements of PostgreSQL and of MySQL."""
 
 
 def own_statement(sql: str) -> str:
     """The DELETE of the table's definition, out of the one of a plan: without what a cleanup adds to it."""
     from export_pipelines.sql import parse_delete
 
+    if _KEY in sql:
+        return _own_of_mysql(sql)
     own, added, _ = sql.strip().rpartition(f" AND {_IDENTITY}")
     if not added:
         return sql.strip().partition(f" WHERE {_IDENTITY}")[0]
     where = parse_delete(own, Path("delete.sql")).where
     return f"{own.removesuffix(where).removesuffix(' WHERE ')}\nWHERE {where[1:-1].strip()}"
+
+
+def _own_of_mysql(sql: str) -> str:
+    """The same of MySQL, where rows are read under a lock, and then deleted by their keys."""
+    read = sql.partition(_KEY)[0].partition(" FROM ")[2]
+    target, _, where = read.partition(" WHERE ")
+    condition = where.strip().removesuffix("AND").strip()
+    return f"DELETE FROM {target}" + (f"\nWHERE {condition[1:-1].strip()}" if condition else "")
 
 
 def _tell(table: str, plans: list[dict[str, Any]]) -> None:
@@ -99,7 +124,8 @@ def _tell(table: str, plans: list[dict[str, Any]]) -> None:
         ],
     )
     if sql := next((each["sql"] for each in plans if each.get("sql")), ""):
-        click.echo(f"\nThe statement:\n{own_statement(sql)}\nlimited to the identities of archived rows")
+        rows = "keys of archived rows whose content is still the same" if _KEY in sql else "identities of archived rows"
+        click.echo(f"\nThe statement:\n{own_statement(sql)}\nlimited to the {rows}")
     for each in plans:
         for refusal in each["refusals"]:
             click.secho(f"refused: {each['partition']}: {refusal}", err=True, fg="red")

@@ -113,6 +113,33 @@ class Opened:
             self._resources[key] = initialized(key, self.project.resources[key]).open()
         return self._resources[key]
 
+    def set_up(self, tables: Sequence[TableDefinition], *, named: bool) -> list[TableDefinition]:
+        """Those of some tables that can be worked on. One whose connection is `optional`, with its variable not set, is
+        passed over with a warning, unless it was `named`.
+
+        Raises:
+            RequestError: a variable is not set.
+        """
+        absent: dict[str, list[str]] = {}
+        found = []
+        for table in tables:
+            key = next((key for key in sorted(self._used(table)) if unset_variable(self.project.resources[key])), None)
+            if key is None:
+                found.append(table)
+                continue
+            resource = self.project.resources[key]
+            if named or not getattr(resource, "optional", False):
+                initialized(key, resource)
+            absent.setdefault(f"the variable {unset_variable(resource)} is not set", []).append(table.id)
+        for why, ids in absent.items():
+            output.warn(f"{', '.join(ids)} {'is' if len(ids) == 1 else 'are'} passed over: {why}")
+        return found
+
+    def _used(self, table: TableDefinition) -> set[str]:
+        from export_pipelines.components.tables import required_resources
+
+        return required_resources(table) & self.project.resources.keys()
+
     @cached_property
     def catalog(self) -> Catalog:
         """The catalog."""
@@ -181,14 +208,27 @@ def initialized(key: str, resource: Any) -> Any:
 
     if resource is None:
         raise RequestError(f"there is no {key!r} in resources/", hint="compare resources/ with that of a new project")
+    if unset := unset_variable(resource):
+        raise RequestError(
+            f"the variable {unset} of resource {key!r} is not set", hint="set it in the environment or in .env"
+        )
     try:
         return resource.process_config_and_initialize()
     except (DagsterError, ValueError, KeyError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = next((line for line in lines if "environment variable" in line), lines[0] if lines else "")
-        raise RequestError(
-            f"resource {key!r} cannot be made: {told}", hint="set the variable in the environment or in .env"
-        ) from error
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise RequestError(f"resource {key!r} cannot be made: {first}", hint="check its file in resources/") from error
+
+
+def variables_of(resource: Any) -> list[str]:
+    """Names of the environment variables that a resource reads when it is made."""
+    from dagster import EnvVar
+
+    return [value.env_var_name for value in vars(resource).values() if isinstance(value, EnvVar)]
+
+
+def unset_variable(resource: Any) -> str:
+    """The first variable of a resource that is not set, or empty; no text if there is none."""
+    return next((name for name in variables_of(resource) if not os.environ.get(name)), "")
 
 
 def quiet() -> None:

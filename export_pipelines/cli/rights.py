@@ -10,7 +10,7 @@ from pglast import ast, parse_sql
 from pglast.visitors import Visitor
 
 from export_pipelines.cli.places import table_error
-from export_pipelines.errors import SpecError
+from export_pipelines.errors import RequestError, SpecError
 from export_pipelines.sources.postgres import Session
 from export_pipelines.specs.table import CleanupMode, TableDefinition
 from export_pipelines.sql import quote_identifier
@@ -29,6 +29,7 @@ _GROUPS = (
 )
 _WRITES = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
+_HINT = "`export-pipelines roles` prints roles that have just what is needed"
 _ROLE = f"SELECT {', '.join(POWERS)} FROM pg_roles WHERE rolname = current_user"
 _MEMBER = "SELECT rolname::text FROM pg_roles WHERE rolname = ANY(%s) AND pg_has_role(current_user, oid, 'USAGE')"
 _RELATION = """
@@ -121,7 +122,8 @@ def deletes(table: TableDefinition) -> bool:
 
 
 def excesses(table: TableDefinition, session: Session, deleting: Session, parts: Statements) -> list[SpecError]:
-    """What the roles of a table may do beyond what the table needs, each as a warning at its definition."""
+    """What the roles of a table may do with it beyond what it needs, each as a warning at its definition; nothing of a
+    superuser, of whom `powers_of` tells."""
     used = used_by(parts.select.query, *([parts.delete.selection("1")] if parts.delete else []))
     target = parts.delete.relation.sql if parts.delete and deletes(table) else ""
     found = list(_excess(table, session, used, target if session is deleting else "", ("connection",)))
@@ -130,18 +132,24 @@ def excesses(table: TableDefinition, session: Session, deleting: Session, parts:
     return found
 
 
+def powers_of(session: Session) -> RequestError | None:
+    """What the session's role may do beyond any table, to be told as a warning of its connection."""
+    role = session.one("SELECT current_user::text")[0]
+    powers = [name for name, has in zip(_POWER_NAMES, session.one(_ROLE), strict=True) if has]
+    if "SUPERUSER" in powers:
+        return RequestError(f"role {role!r} is a superuser, and may do anything", hint=_HINT)
+    powers += sorted(row[0] for row in session.execute(_MEMBER, (list(_GROUPS),)))
+    if not powers:
+        return None
+    return RequestError(f"role {role!r} has {', '.join(powers)}, which nothing here needs", hint=_HINT)
+
+
 def _excess(
     table: TableDefinition, session: Session, used: Used, target: str, path: tuple[str, ...]
 ) -> Iterator[SpecError]:
-    role = session.one("SELECT current_user::text")[0]
-    hint = "`export-pipelines roles` prints roles that have just what is needed"
-    powers = [name for name, has in zip(_POWER_NAMES, session.one(_ROLE), strict=True) if has]
-    if "SUPERUSER" in powers:
-        yield table_error(table, f"role {role!r} is a superuser, and may do anything", path, hint)
+    role, hint = session.one("SELECT current_user::text")[0], _HINT
+    if session.one(_ROLE)[0]:
         return
-    powers += sorted(row[0] for row in session.execute(_MEMBER, (list(_GROUPS),)))
-    if powers:
-        yield table_error(table, f"role {role!r} has {', '.join(powers)}, which nothing here needs", path, hint)
     needed = relation_of(session, target) if target else None
     for name in sorted(used.relations):
         relation = relation_of(session, name)

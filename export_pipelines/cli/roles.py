@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
 
 from export_pipelines.cli import output
-from export_pipelines.errors import ExportPipelinesError
+from export_pipelines.errors import ExportPipelinesError, RequestError
+from export_pipelines.specs.documents import suggest
 from export_pipelines.sql import quote_identifier, quote_literal
 
 if TYPE_CHECKING:
     from export_pipelines.cli.project import Opened
     from export_pipelines.cli.rights import Relation
+    from export_pipelines.sources.mysql import MysqlSource
     from export_pipelines.sources.postgres import Session
     from export_pipelines.specs.table import TableDefinition
+
+_CATALOG = "catalog"
+_BY_READER = (
+    "-- enters finished files, too; a `connection` of its own under `dump: {report: …}` would spare it that right"
+)
+_BY_REPORTER = "-- enters finished files in tables of reports, by the connection that `dump: {report: …}` names"
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Names:
     deleter: str
     catalog: str
     loader: str
+    reporter: str
     passwords: bool
 
 
@@ -40,65 +49,158 @@ class Needs:
     delete: set[str] = field(default_factory=set)
 
 
+@dataclass
+class Uses:
+    """What one connection is for."""
+
+    tables: list[TableDefinition] = field(default_factory=list)
+    """Exported from it."""
+    reports: set[str] = field(default_factory=set)
+    """Tables of reports that have it as a connection of their own, as their definitions write them."""
+    reader_reports: set[str] = field(default_factory=set)
+    """Those that have none, so that whoever reads the tables enters the files, too."""
+
+
 @click.command("roles")
 @click.option("--reader", default="export_reader", show_default=True, help="Name of the role that exports.")
 @click.option("--deleter", default="export_deleter", show_default=True, help="Name of the role that cleans up.")
 @click.option("--catalog", default="export_catalog", show_default=True, help="Name of the owner of the catalog.")
 @click.option("--loader", default="export_loader", show_default=True, help="Name of the role that restores.")
-@click.option("--restore-schema", metavar="NAME", help="Also print a role that may restore into this schema.")
+@click.option("--reporter", default="export_reporter", show_default=True, help="Name of the role that enters reports.")
+@click.option("--connection", "chosen", metavar="NAME", multiple=True, help="Only this connection; may be repeated.")
+@click.option(
+    "--restore-schema", metavar="NAME", help="Also print a role that may restore into this schema (MySQL: database)."
+)
 @click.option(
     "--password-placeholders",
     is_flag=True,
     help="Also set passwords, from psql variables: psql -v export_reader_password=… .",
 )
 def roles_command(
-    reader: str, deleter: str, catalog: str, loader: str, restore_schema: str | None, password_placeholders: bool
+    reader: str,
+    deleter: str,
+    catalog: str,
+    loader: str,
+    reporter: str,
+    chosen: tuple[str, ...],
+    restore_schema: str | None,
+    password_placeholders: bool,
 ) -> None:
     """Print the SQL of roles that may do just what this project needs. Changes nothing.
 
-    The databases are asked which schema each name is in. An administrator runs the output with psql, once in each
-    database that it names; running it again does no harm, and adds what new tables need.
+    The databases are asked which schema each name is in. An administrator runs the output with psql (that of MySQL or
+    MariaDB with its own client), once in each database that it names; running it again does no harm, and adds what new
+    tables need. `--connection NAME` prints the part of one connection alone, `--connection catalog` that of the
+    catalog. When a database does not answer, nothing is printed.
     """
     from export_pipelines.cli.project import opened
 
-    names = Names(reader, deleter, catalog, loader, password_placeholders)
+    names = Names(reader, deleter, catalog, loader, reporter, password_placeholders)
     with opened() as project:
-        for line in statements(project, names, restore_schema):
-            click.echo(line)
+        lines = list(statements(project, names, restore_schema, chosen))
+    for line in lines:
+        click.echo(line)
 
 
-def statements(project: Opened, names: Names, restore_schema: str | None) -> Iterator[str]:
-    """The lines of SQL."""
-    from export_pipelines.cli.inspection import sample
-    from export_pipelines.cli.inspection_mysql import accounts
+def statements(project: Opened, names: Names, restore_schema: str | None, chosen: Sequence[str] = ()) -> Iterator[str]:
+    """The lines of SQL, of the chosen connections or of all.
+
+    Raises:
+        RequestError: there is no such connection, or its variable is not set.
+        SourceError: a database does not answer.
+    """
+    yield "-- Roles for export-pipelines. Run the parts of PostgreSQL with: psql -v ON_ERROR_STOP=1 -f FILE DATABASE"
+    uses = _uses(project, bool(chosen))
+    if restore_schema:
+        # What is restored may go to a database that nothing is exported from.
+        uses = {**{name: Uses() for name in chosen if name in _connections(project)}, **uses}
+    for unknown in (name for name in chosen if name not in uses and name != _CATALOG):
+        known = [*uses, _CATALOG]
+        hint = suggest(unknown, known) or f"known are {', '.join(sorted(known))}"
+        raise RequestError(f"no table uses a connection {unknown!r}", hint=hint)
+    for connection, use in sorted(uses.items()):
+        if not chosen or connection in chosen:
+            yield from _of_connection(project, connection, use, names, restore_schema)
+    if not chosen or _CATALOG in chosen:
+        yield from _catalog(project, names)
+
+
+def _of_connection(
+    project: Opened, connection: str, use: Uses, names: Names, restore_schema: str | None
+) -> Iterator[str]:
     from export_pipelines.sources.postgres import PostgresSource
 
-    yield "-- Roles for export-pipelines. Run with: psql -v ON_ERROR_STOP=1 -f FILE DATABASE"
-    for connection, tables in sorted(_by_connection(project).items()):
-        source = project.source(connection)
-        if not isinstance(source, PostgresSource):
-            yield f"\n-- In MySQL or MariaDB, as an administrator: connection {_comment(connection)}"
-            windows = {table.id: sample(table) for table in tables}
-            yield from accounts(source, tables, windows, (names.reader, names.deleter))
-            continue
-        with source.session() as session:
-            session.begin()
-            database = str(session.one("SELECT current_database()::text")[0])
-            needs = _needs(session, tables)
-        yield f"\n-- In database {_comment(database)}: connection {_comment(connection)}"
+    source = project.source(connection)
+    if not isinstance(source, PostgresSource):
+        yield f"\n-- In MySQL or MariaDB, as an administrator: connection {_comment(connection)}"
+        yield from mysql_accounts(source, use, names, restore_schema)
+        return
+    with source.session() as session:
+        session.begin()
+        database = str(session.one("SELECT current_database()::text")[0])
+        needs = _needs(session, use.tables)
+        reports, by_reader = (_reports(session, each) for each in (use.reports, use.reader_reports))
+    yield f"\n-- In database {_comment(database)}: connection {_comment(connection)}"
+    if use.tables:
         yield from _reader(names, database, needs)
-        if needs.delete:
-            yield from _deleter(names, database, needs)
-        if restore_schema:
-            yield from _loader(names, database, restore_schema)
-    yield from _catalog(project, names)
+    if by_reader:
+        yield _BY_READER
+        yield from _entering(names.reader, database, by_reader)
+    if needs.delete:
+        yield from _deleter(names, database, needs)
+    if reports:
+        yield _BY_REPORTER
+        yield from _role(names, names.reporter)
+        yield from _entering(names.reporter, database, reports)
+    if restore_schema:
+        yield from _loader(names, database, restore_schema)
 
 
-def _by_connection(project: Opened) -> dict[str, list[TableDefinition]]:
-    found: dict[str, list[TableDefinition]] = {}
-    for table in project.tables(()):
-        found.setdefault(table.spec.connection, []).append(table)
+def mysql_accounts(source: MysqlSource, use: Uses, names: Names, restore_schema: str | None) -> Iterator[str]:
+    """The accounts of a connection to MySQL or MariaDB."""
+    from export_pipelines.cli.inspection import sample
+    from export_pipelines.cli.inspection_mysql import accounts, loader, reporter
+
+    if use.tables:
+        windows = {table.id: sample(table) for table in use.tables}
+        yield from accounts(source, use.tables, windows, (names.reader, names.deleter))
+    if use.reader_reports:
+        yield _BY_READER
+        yield from reporter(source, use.reader_reports, names.reader)
+    if use.reports:
+        yield _BY_REPORTER
+        yield from reporter(source, use.reports, names.reporter)
+    if restore_schema:
+        yield from loader(restore_schema, names.loader)
+    yield "-- then: ALTER USER … IDENTIFIED BY '…' ACCOUNT UNLOCK;"
+
+
+def _uses(project: Opened, everything: bool) -> dict[str, Uses]:
+    """By the names of connections; without `everything` those that are optional and not set up here are left out."""
+    found: dict[str, Uses] = {}
+    tables = project.tables(())
+    for table in tables if everything else project.set_up(tables, named=False):
+        spec, report = table.spec, table.spec.dump.report
+        found.setdefault(spec.connection, Uses()).tables.append(table)
+        if report is not None:
+            use = found.setdefault(report.connection or spec.connection, Uses())
+            (use.reports if report.connection else use.reader_reports).add(report.table)
     return found
+
+
+def _connections(project: Opened) -> set[str]:
+    kinds = ("PostgresConnectionResource", "MysqlConnectionResource")
+    return {key for key, resource in project.project.resources.items() if type(resource).__name__ in kinds}
+
+
+def _reports(session: Session, names: set[str]) -> list[Relation]:
+    """The tables of reports that are there."""
+    from export_pipelines.cli.rights import relation_of
+
+    found = {name: relation_of(session, name) for name in sorted(names)}
+    for name in (name for name, relation in found.items() if relation is None):
+        output.warn(f"there is no table of reports {name}; it is left out")
+    return [relation for relation in found.values() if relation is not None]
 
 
 def _needs(session: Session, tables: list[TableDefinition]) -> Needs:
@@ -145,6 +247,12 @@ def _deleter(names: Names, database: str, needs: Needs) -> Iterator[str]:
     yield from _access(role, database, needs.schemas)
     yield from (f"GRANT SELECT ON TABLE {relation} TO {role};" for relation in sorted(needs.read_to_delete))
     yield from (f"GRANT DELETE ON TABLE {relation} TO {role};" for relation in sorted(needs.delete))
+
+
+def _entering(name: str, database: str, reports: list[Relation]) -> Iterator[str]:
+    role = quote_identifier(name)
+    yield from _access(role, database, {each.schema for each in reports})
+    yield from (f"GRANT SELECT, INSERT ON TABLE {each.sql} TO {role};" for each in reports)
 
 
 def _loader(names: Names, database: str, schema: str) -> Iterator[str]:

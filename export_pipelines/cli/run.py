@@ -147,7 +147,8 @@ def run_command(
     with opened() as project:
         if everything:
             warn_of_broken(project.project)
-        work = select(project, project.tables(tables), stage, (partition, first, last), force=force)
+        found = project.set_up(project.tables(tables), named=not everything)
+        work = select(project, found, stage, (partition, first, last), force=force)
         if dry_run:
             _tell_plan(work, as_json)
             return 0

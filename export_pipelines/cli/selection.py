@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from export_pipelines import windows
 from export_pipelines.catalog import Catalog, CleanupRow, ExportRow
-from export_pipelines.errors import RequestError
+from export_pipelines.errors import BadRange, RequestError
 from export_pipelines.specs.table import CleanupMode, TableDefinition
 from export_pipelines.windows import Window
 
@@ -78,6 +78,7 @@ def chosen(
 
     Raises:
         RequestError: there is no such partition, or one that was named is still open.
+        BadRange: the range is the wrong way round, or the table has no partitions.
     """
     spec = table.spec.partitions
     closed = windows.closed_windows(spec, now)
@@ -85,7 +86,7 @@ def chosen(
         found = [windows.window_of(spec, partition, now)]
     elif first is not None or last is not None:
         if spec is None:
-            raise RequestError(f"{table.id} has no partitions", hint="leave out --from and --to")
+            raise BadRange(f"{table.id} has no partitions", hint="leave out --from and --to")
         if not closed:
             raise RequestError(f"no partition of {table.id} has closed yet", hint=f"the first starts at {spec.start}")
         found = windows.windows_between(spec, first or closed[0].partition, last or closed[-1].partition)

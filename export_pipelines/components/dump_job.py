@@ -190,10 +190,11 @@ def _failure(context: dg.OpExecutionContext, table: TableDefinition, errors: Seq
         return dg.RetryRequested(max_retries=retries.attempts, seconds_to_wait=delay)
     messages = [getattr(error, "message", str(error)) for error in errors]
     head = [f"{len(errors)} batches of {table.id} failed"] if len(errors) > 1 else []
+    hint = getattr(errors[0], "hint", "")
     return dg.Failure(
-        "\n".join([*head, *messages[:10]]),
+        "\n".join([*head, *messages[:10], *([f"hint: {hint}"] if hint else [])]),
         metadata={
-            "hint": getattr(errors[0], "hint", "") or "see the log",
+            "hint": hint or "see the log",
             "error": type(errors[0]).__name__,
         },
         allow_retries=False,

@@ -63,7 +63,7 @@ _HINTS = {
     "28P01": "check the password of the connection",
     "28000": "check the user of the connection, and the server's pg_hba.conf",
     "3D000": "check the database name of the connection",
-    "42501": "grant the role what it lacks: SELECT to export, DELETE and SELECT to clean up",
+    "42501": "grant the role what it lacks: SELECT to export, DELETE and SELECT to clean up, INSERT into a report",
     "42P01": "check the name of the table and its schema (search_path of the role)",
     "42703": "check the column names against the table",
     "57014": "the statement was cancelled or ran into statement_timeout; see `statement_timeout` in defs.yaml",

@@ -13,7 +13,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from export_pipelines import windows
-from export_pipelines.errors import RequestError
+from export_pipelines.errors import BadRange, RequestError
 from export_pipelines.specs.dump import Container, DumpRange, FolderFromEnvironment, Interval
 from export_pipelines.specs.table import PartitionsSpec, TableDefinition
 from export_pipelines.windows import SNAPSHOT, Window
@@ -78,7 +78,8 @@ def plan_dump(table: TableDefinition, request: DumpRequest, now: datetime) -> Du
     """Cut the range of a request into batches.
 
     Raises:
-        RequestError: a range is missing or not wanted, the wrong way round, not over yet, or no range at all.
+        BadRange: a range is missing or not wanted, the wrong way round, or no range at all.
+        RequestError: it is not over yet, or the table cannot be dumped by ranges.
     """
     output = _output(table, request)
     ranged = request.start is not None or request.end is not None
@@ -115,18 +116,18 @@ def parse_moment(text: str, zone: ZoneInfo, now: datetime) -> datetime:
     A local time that the clocks skip is moved on; of one that comes twice it is the first.
 
     Raises:
-        RequestError: it is no time, or finer than a second.
+        BadRange: it is no time, or finer than a second.
     """
     if text.strip().lower() == NOW:
         return now.replace(microsecond=0)
     try:
         given = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise RequestError(
+        raise BadRange(
             f"{text!r} is no time", hint="write 2024-01-01, 2024-01-01 08:00 or 2024-01-01T08:00:00+02:00"
         ) from None
     if given.microsecond:
-        raise RequestError(f"{text!r} is finer than a second", hint="ranges begin and end at full seconds")
+        raise BadRange(f"{text!r} is finer than a second", hint="ranges begin and end at full seconds")
     return (given if given.tzinfo else given.replace(tzinfo=zone)).astimezone(UTC)
 
 
@@ -169,15 +170,15 @@ def _output(table: TableDefinition, request: DumpRequest) -> Output:
 def _check_range(table: TableDefinition, request: DumpRequest, ranged: bool) -> None:
     wanted = table.spec.dump.range_of(partitioned=table.spec.partitions is not None)
     if ranged and wanted is DumpRange.PROHIBITED:
-        raise RequestError(
+        raise BadRange(
             f"a dump of {table.id} takes no range: it is a snapshot of the whole table",
             hint="leave out start and end, or give the table `partitions`",
         )
     if ranged and (request.start is None or request.end is None):
         missing = "start" if request.start is None else "end"
-        raise RequestError(f"the range of {table.id} has no {missing}", hint="give start and end")
+        raise BadRange(f"the range of {table.id} has no {missing}", hint="give start and end")
     if not ranged and wanted is DumpRange.REQUIRED:
-        raise RequestError(
+        raise BadRange(
             f"a dump of {table.id} needs a range", hint="give start and end, such as 2024-01-01 and 2024-01-08"
         )
 
@@ -186,21 +187,31 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise RequestError(f"unknown time zone {name!r}", hint="use an IANA name such as Europe/Tallinn") from None
+        raise BadRange(f"unknown time zone {name!r}", hint="use an IANA name such as Europe/Tallinn") from None
 
 
 def _bounds(partitions: PartitionsSpec, request: DumpRequest, now: datetime) -> tuple[datetime, datetime]:
     zone = _zone(request.timezone or partitions.timezone)
     start, end = (parse_moment(text or "", zone, now) for text in (request.start, request.end))
     if start >= end:
-        raise RequestError(f"the range starts at {request.start} and ends at {request.end}, which is not later",
-                           hint="give the earlier one as start; the end is exclusive")  # fmt: skip
+        raise BadRange(
+            f"the range starts at {request.start} and ends at {request.end}, which is not later",
+            hint=_one_day(request) or "give the earlier one as start; the end is excluded",
+        )
     if end > now:
         raise RequestError(
             f"the range is open until {end.astimezone(zone).isoformat()}",
-            hint="rows may still arrive; give an end that is past, or `now`",
+            hint="the end is excluded, and must be past, since rows may still arrive until then; `now` takes what is there",
         )
     return start, end
+
+
+def _one_day(request: DumpRequest) -> str:
+    """What to give for a single day; empty if no single day was given."""
+    if request.start is None or request.start != request.end or not is_date(request.start):
+        return ""
+    following = datetime.fromisoformat(request.start.strip()) + timedelta(days=1)
+    return f"the end is excluded: for that day alone, end at {following:%Y-%m-%d}"
 
 
 def _everything(table: TableDefinition, partitions: PartitionsSpec, now: datetime) -> tuple[datetime, datetime]:
@@ -220,7 +231,7 @@ def _cut(start: datetime, end: datetime, interval: Interval, zone: ZoneInfo, own
         if bound >= end:
             return
         if number >= MAX_BATCHES:
-            raise RequestError(f"the range gives more than {MAX_BATCHES:,} batches", hint="make the batches longer")
+            raise BadRange(f"the range gives more than {MAX_BATCHES:,} batches", hint="make the batches longer")
         before = bound
 
 

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from export_pipelines.errors import IntegrityError, ObjectMissing, RequestError
+from export_pipelines.errors import BadRange, IntegrityError, ObjectMissing, RequestError
 from export_pipelines.formats.compression import decompressed
 from export_pipelines.formats.encryption import NO_KEYS, Keyring
 from export_pipelines.manifest import ArtifactManifest
@@ -34,7 +34,7 @@ class Choice:
     """Which partitions: one; those from `first` to `last`, both included, either open; all when nothing is given.
 
     Raises:
-        RequestError: a partition and a range.
+        BadRange: a partition and a range.
     """
 
     partition: str | None = None
@@ -43,7 +43,7 @@ class Choice:
 
     def __post_init__(self) -> None:
         if self.partition is not None and (self.first is not None or self.last is not None):
-            raise RequestError("a partition and a range were given", hint="give one of them, or neither for all")
+            raise BadRange("a partition and a range were given", hint="give one of them, or neither for all")
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class Archived:
     def _between(self, found: dict[str, list[Generation]], choice: Choice) -> dict[str, list[Generation]]:
         starts = {key: _start(pieces) for key, pieces in found.items()}
         if None in starts.values():
-            raise RequestError(f"{self.table} has no partitions", hint="leave out the range")
+            raise BadRange(f"{self.table} has no partitions", hint="leave out the range")
         times = {key: start for key, start in starts.items() if start is not None}
         lower = self._time(choice.first, times, found) if choice.first is not None else min(times.values())
         upper = self._time(choice.last, times, found) if choice.last is not None else max(times.values())
         if lower > upper and choice.first is not None and choice.last is not None:
-            raise RequestError(
+            raise BadRange(
                 f"partition {choice.first!r} is later than {choice.last!r}", hint="give the earlier one first"
             )
         between = {key: pieces for key, pieces in found.items() if lower <= times[key] <= upper}

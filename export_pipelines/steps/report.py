@@ -100,20 +100,30 @@ def _enter(ctx: StepContext, spec: ReportSpec, found: Sequence[tuple[PublishedFi
     except SourceError as error:
         raise SourceError(
             f"{len(found)} files of {ctx.table.id} are published but not entered in {spec.table}: {error.message}",
-            hint=error.hint or "the role needs SELECT and INSERT on it; a sweep enters them",
+            hint=error.hint
+            if error.transient
+            else "`export-pipelines check` says what the table of reports lacks; the next dump, export or sweep enters "
+            "the files",
             transient=error.transient,
             code=error.code,
         ) from error
 
 
 def _enter_one(session: ReportSession, spec: ReportSpec, values: dict[str, object], engine: str) -> None:
+    looking, entering = entry_statements(spec, list(values), engine)
+    if not session.execute(looking, (values[spec.columns.path],)):
+        session.execute(entering, tuple(values.values()))
+
+
+def entry_statements(spec: ReportSpec, columns: Sequence[str], engine: str) -> tuple[str, str]:
+    """The statements, with a `%s` for each value, that look for the entry of a path, and that make one."""
     table = spec.table.replace("%", "%%")
-    path = _quoted(spec.columns.path, engine)
-    if session.execute(f"SELECT 1 FROM {table} WHERE {path} = %s LIMIT 1", (values[spec.columns.path],)):
-        return
-    columns = ", ".join(_quoted(name, engine) for name in values)
-    marks = ", ".join(["%s"] * len(values))
-    session.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(values.values()))
+    names = ", ".join(_quoted(name, engine) for name in columns)
+    marks = ", ".join(["%s"] * len(columns))
+    return (
+        f"SELECT 1 FROM {table} WHERE {_quoted(spec.columns.path, engine)} = %s LIMIT 1",
+        f"INSERT INTO {table} ({names}) VALUES ({marks})",
+    )
 
 
 def _target(ctx: StepContext, spec: ReportSpec) -> Source:
