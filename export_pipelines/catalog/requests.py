@@ -158,7 +158,8 @@ class Requests:
         self, cursor: Any, query: Query, data_version: str, fresh_since: datetime | None
     ) -> RequestRow | None:
         cursor.execute(
-            _SELECT + "WHERE query_sha256 = %(digest)s AND ((state IN ('pending', 'processing') AND cancel_at IS NULL) "
+            _SELECT + "WHERE query_sha256 = %(digest)s AND ((state IN ('pending', 'processing') AND cancel_at IS NULL "
+            "AND (data_version = %(version)s OR %(since)s::timestamptz IS NOT NULL)) "
             "OR (state = 'succeeded' AND expired_at IS NULL AND expires_at > now() + interval '1 minute' "
             "AND CASE WHEN %(since)s::timestamptz IS NULL THEN data_version = %(version)s "
             "ELSE started_at >= %(since)s END)) ORDER BY number DESC LIMIT 1",
@@ -202,8 +203,8 @@ class Requests:
         # One that is being cancelled is let go of: its question may be asked anew at once.
         cursor.execute(
             "UPDATE request SET state = 'cancelled', finished_at = clock_timestamp() "
-            "WHERE query_sha256 = %s AND state IN ('pending', 'processing') RETURNING id",
-            (query.sha256,),
+            "WHERE query_sha256 = %s AND data_version = %s AND state IN ('pending', 'processing')",
+            (query.sha256, data_version),
         )
         cursor.execute(
             "SELECT count(*) AS n FROM request WHERE query_sha256 = %s AND data_version = %s",

@@ -47,8 +47,11 @@ def _requests() -> None:
           expired_at timestamptz,
           CHECK (file IS NOT NULL OR state <> 'succeeded'))
     """)
-    # Of one question there is never more than one request that waits or is at work.
-    op.execute("CREATE UNIQUE INDEX request_live ON request (query_sha256) WHERE state IN ('pending', 'processing')")
+    # Of one question to one version of the data there is never more than one request that waits or is at work.
+    op.execute(
+        "CREATE UNIQUE INDEX request_live ON request (query_sha256, data_version) "
+        "WHERE state IN ('pending', 'processing')"
+    )
     op.execute("CREATE INDEX ON request (query_sha256, data_version)")
     op.execute("CREATE INDEX ON request (state, turn, number) WHERE state IN ('pending', 'processing')")
     op.execute("CREATE INDEX ON request (expires_at) WHERE state = 'succeeded' AND expired_at IS NULL")
