@@ -1,0 +1,465 @@
+"""What a defs.yaml of type `export_pipelines.LoadTable` may say: where files or rows come from, what they are, and how
+they get into a table of PostgreSQL.
+
+The way in has two steps: *land* copies what the source has into a store, as it is; *load* puts landed files into the
+target. Both are assets.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from export_pipelines.specs.model import SpecModel
+from export_pipelines.specs.retries import RetrySpec
+from export_pipelines.specs.service import FromVariable, Text
+
+_COLUMN = re.compile(r"[a-z_][a-z0-9_]*")
+
+RESERVED = (
+    *("row_id", "raw_id", "file_id", "file_line", "loaded_at"),
+    *("valid_from", "valid_to", "removed_at", "row_digest"),
+)
+"""Columns that loading adds itself: `row_id` is what pages are read by."""
+
+
+# Where things come from
+
+
+class AuthSpec(SpecModel):
+    """How a source knows us. Secrets come from the environment."""
+
+    type: Literal["none", "basic", "bearer", "header"] = "none"
+    user: Text | None = None
+    """Of `basic`."""
+    password: FromVariable | None = None
+    """Of `basic`."""
+    token: FromVariable | None = None
+    """Of `bearer`; of `header` its value."""
+    header: str = "Authorization"
+    """Name of the header of `header`."""
+
+
+class HttpOptions(SpecModel):
+    """What all sources over HTTP have."""
+
+    headers: dict[str, Text] = {}
+    """More headers."""
+    auth: AuthSpec = AuthSpec()
+    """How the source knows us."""
+    connect_timeout: float = Field(default=10, gt=0)
+    """Seconds."""
+    read_timeout: float = Field(default=60, gt=0)
+    """Seconds of silence."""
+    attempts: int = Field(default=5, ge=1, le=20)
+    """Tries of one call: 429, 500, 502, 503, 504 and lost connections are tried again, after what `Retry-After` says
+    or else after 1, 2, 4 … seconds."""
+    max_bytes: int = Field(default=10 * 2**30, ge=1)
+    """A file or page that is larger fails."""
+
+
+class FolderSource(SpecModel):
+    """Files of a folder of this machine."""
+
+    type: Literal["folder"]
+    path: Text
+    """An absolute path."""
+    pattern: str = "*"
+    """Of the names, as in a shell; `**/` reaches into folders."""
+    settle_seconds: float = Field(default=5, ge=0)
+    """A file that was changed more recently is still being written: it is taken the next time."""
+
+
+class S3Source(SpecModel):
+    """Objects of a bucket."""
+
+    type: Literal["s3"]
+    url: Text
+    """`s3://bucket/prefix`. Keys and endpoint come from the usual AWS_… variables."""
+    pattern: str = "*"
+    """Of the part of the key after the prefix."""
+
+
+class HttpSource(HttpOptions):
+    """Files that an index lists, or one file."""
+
+    type: Literal["http"]
+    url: Text
+    """Of the index, or of the file."""
+    index: Literal["none", "json", "html"] = "none"
+    """`none`: the URL is the file. `html`: the links of a page. `json`: what `items` finds."""
+    items: str = "@"
+    """JMESPath to the list of files in a JSON index."""
+    item_url: str = "url"
+    """JMESPath from an item to the file's URL (relative ones count from the index); an item that is text is its URL."""
+    item_name: str | None = None
+    """JMESPath from an item to the file's name; the last part of its URL when absent."""
+    item_version: str | None = None
+    """JMESPath from an item to what changes when the file does: a date, an ETag, a number."""
+    pattern: str = "*"
+    """Of the names."""
+
+
+class PagingSpec(SpecModel):
+    """How an API gives its pages."""
+
+    by: Literal["none", "link", "cursor", "offset", "page"] = "none"
+    """`link`: a URL in the reply (`next`) or in the Link header. `cursor`: a value in the reply (`next`) becomes the
+    parameter. `offset` and `page`: a number becomes the parameter."""
+    next: str = "next"
+    """JMESPath to the link or the cursor; null or absent at the end."""
+    parameter: str = "page"
+    """Query parameter of the cursor, the offset or the page."""
+    size_parameter: str | None = None
+    """Query parameter of the page's size."""
+    size: int = Field(default=100, ge=1)
+    """Records of a page."""
+    first: int = 0
+    """First offset or page."""
+    max_pages: int = Field(default=100_000, ge=1)
+    """More fail, since a listing without end is an error."""
+
+
+class RepeatSpec(SpecModel):
+    """A call for each of several values, which stand as `{name}` in url, params and body."""
+
+    sql: str | None = None
+    """A query of the target: each row is a call, its columns are the names."""
+    values: tuple[dict[str, str | int], ...] = ()
+    """The values themselves."""
+    first: int | None = None
+    """With `last`: a count, whose name is `index`."""
+    last: int | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> RepeatSpec:
+        given = [bool(self.sql), bool(self.values), self.first is not None and self.last is not None]
+        if sum(given) != 1:
+            raise ValueError("give one of sql, values, or first and last")
+        return self
+
+
+class RestSource(HttpOptions):
+    """Records of an API, page by page. Each landed file is a page's reply, as it came."""
+
+    type: Literal["rest"]
+    url: Text
+    method: Literal["GET", "POST"] = "GET"
+    params: dict[str, str | int | float | bool] = {}
+    """Query parameters; `{window_start}` and `{window_end}` are those of the partition, in ISO 8601."""
+    body: dict[str, object] | str | None = None
+    """JSON, or text."""
+    paging: PagingSpec = PagingSpec()
+    repeat: RepeatSpec | None = None
+
+
+class WfsSource(HttpOptions):
+    """Features of a Web Feature Service (2.0), by pages, as GeoJSON or GML."""
+
+    type: Literal["wfs"]
+    url: Text
+    type_name: str
+    """Name of the feature type."""
+    output_format: str = "application/json"
+    """`application/json`, or a GML format of the server."""
+    srs_name: str | None = None
+    """Coordinates, such as `EPSG:3301`."""
+    page_features: int = Field(default=1_000, ge=1)
+    """Features of a page."""
+    cql_filter: str | None = None
+
+
+class DatabaseSource(SpecModel):
+    """Rows of another database, by SQLAlchemy, or of PostgreSQL by COPY."""
+
+    type: Literal["database"]
+    connection: str | None = None
+    """Name of a connection in resources/."""
+    url: FromVariable | None = None
+    """Instead: variable with a SQLAlchemy URL, `mssql+pyodbc://…`, `oracle+oracledb://…`, `sqlite:///…`. Its driver
+    must be installed."""
+    table: str | None = None
+    """`schema.name`; or a select.sql beside, which may use `%(window_start)s`, `%(window_end)s`, `%(since)s`."""
+    mode: Literal["full", "incremental", "changes"] = "full"
+    """`full`: all rows at each run. `incremental`: those whose `column` is beyond the last seen value. `changes`: all
+    rows are read, and those whose digest is new are landed."""
+    column: str | None = None
+    """Timestamp or growing key of `incremental`."""
+    lag_seconds: float = Field(default=300, ge=0)
+    """How far back of the last seen value an incremental pull reads again, for rows that were committed late. Where the
+    source is PostgreSQL, it reads back to its oldest open transaction, too."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatabaseSource:
+        if (self.connection is None) == (self.url is None):
+            raise ValueError("give either connection or url")
+        if (self.mode == "incremental") != (self.column is not None):
+            raise ValueError("`column` and `mode: incremental` go together")
+        return self
+
+
+class UploadSource(SpecModel):
+    """Files that people bring, on the page of the service."""
+
+    type: Literal["upload"]
+    organisation: str = ""
+    """Shown in the page."""
+    who: tuple[str, ...] = ("*",)
+    """Users, or `group:name`, who may upload."""
+    max_bytes: int = Field(default=2 * 2**30, ge=1)
+    max_columns: int = Field(default=1_000, ge=1)
+
+
+class TableSource(SpecModel):
+    """Another loaded table, read page by page through the API, or directly: what S3 calls the datasets database."""
+
+    type: Literal["table"]
+    table: str
+    """Id (`group/name`) of the loaded table."""
+    through: Literal["database", "api"] = "database"
+
+
+Source = Annotated[
+    FolderSource | S3Source | HttpSource | RestSource | WfsSource | DatabaseSource | UploadSource | TableSource,
+    Field(discriminator="type"),
+]
+
+
+# What files are
+
+
+class FileSpec(SpecModel):
+    """What landed files hold."""
+
+    format: Literal["auto", "csv", "json", "jsonl", "parquet", "excel", "gml"] = "auto"
+    """By the name's end when `auto`."""
+    compression: Literal["auto", "none", "gzip", "zstd", "zip"] = "auto"
+    """By the content's first bytes when `auto`. Of a ZIP, all files that match `member` are read."""
+    member: str = "*"
+    """Files in a ZIP."""
+    encoding: str = "utf-8"
+    """Of text. A byte order mark counts more."""
+    delimiter: str = ","
+    quote: str = '"'
+    header: bool = True
+    """Whether the first line of CSV has names; without, columns are those of the definition, in order."""
+    skip_rows: int = Field(default=0, ge=0)
+    """Lines (of Excel: rows) before the header."""
+    null_words: tuple[str, ...] = ()
+    """Values that mean NULL when they are the whole value: `NULL`, `n/a`, `-`. An empty unquoted value always does."""
+    trim: bool = False
+    """Whether spaces around values go."""
+    records: str = "@"
+    """JMESPath to the list of records in JSON."""
+    sheet: str | int = 0
+    """Name or number (from 0) of an Excel sheet."""
+    max_columns: int = Field(default=1_600, ge=1)
+    max_line_bytes: int = Field(default=64 * 2**20, ge=1)
+    """A longer line fails the file."""
+    max_expansion: float = Field(default=200, ge=1)
+    """A file that unpacks to more than so many times its size (and over a gibibyte) is a bomb, and fails."""
+
+
+# How it gets into the table
+
+
+class Style(StrEnum):
+    """How a file changes the table."""
+
+    APPEND = "append"
+    """Its rows are added."""
+    REPLACE = "replace"
+    """The table is what the file holds."""
+    UPSERT = "upsert"
+    """Rows with a known key are changed, the others added."""
+    SNAPSHOT = "snapshot"
+    """Rows that are new are added, and rows that the file lacks are removed (or marked): by `key`, or by content."""
+    SHADOW = "shadow"
+    """Built beside, compared by digest, and swapped only if something is different."""
+    HISTORY = "history"
+    """Slowly changing dimension of type 2: each version of a row with `valid_from` and `valid_to`."""
+    PARTITION = "partition"
+    """The rows of the file's years, months or days (`partition_by`) replace those that are there."""
+
+
+class LoadColumn(SpecModel):
+    """A column of the typed table."""
+
+    type: str = "text"
+    """PostgreSQL's type."""
+    source: str | None = None
+    """Name in the file (of JSON a JMESPath); the column's own name when absent."""
+    sql: str | None = None
+    """Expression that makes it, over the file's columns as text: `to_date(born, 'DD.MM.YYYY')`. A cast when absent."""
+    transform: Literal["none", "date", "hash"] = "none"
+    """`date`: from an Excel date or a text. `hash`: a keyed hash (variable EXPORT_PIPELINES_SECRET), for what must not
+    be stored as it is."""
+    nullable: bool = True
+    description: str = ""
+
+
+class DriftPolicy(StrEnum):
+    """What happens when a file has other columns, or values that do not fit."""
+
+    EVOLVE = "evolve"
+    """New columns are added to the table, as text."""
+    FREEZE = "freeze"
+    """The load fails."""
+    DISCARD_ROW = "discard_row"
+    """Rows with a value in a new column go to quarantine."""
+    DISCARD_VALUE = "discard_value"
+    """New columns are left out."""
+
+
+class TargetSpec(SpecModel):
+    """The table that is loaded."""
+
+    connection: str = "warehouse"
+    """Name of a PostgreSQL connection in resources/."""
+    table: str
+    """`schema.name`, lower-case letters, digits and `_`."""
+    published: bool = False
+    """Whether the read API serves it."""
+    grants: tuple[str, ...] = ()
+    """Roles that may read it."""
+    keep_versions: int = Field(default=3, ge=1)
+    """Old versions that are kept for a rollback, of styles that build anew."""
+
+    @field_validator("table")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        parts = value.split(".")
+        if len(parts) != 2 or any(not _COLUMN.fullmatch(part) or len(part) > 45 for part in parts):
+            raise ValueError(f"{value!r} is not `schema.name` of lower-case letters, digits and _, 45 each at most")
+        return value
+
+    @property
+    def schema_name(self) -> str:
+        return self.table.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        return self.table.partition(".")[2]
+
+
+class RemovalGuard(SpecModel):
+    """What a snapshot may remove."""
+
+    share: float = Field(default=0.3, gt=0, le=1)
+    """A file that would remove a greater share of the rows is refused."""
+    mark: bool = False
+    """Whether rows are marked (`removed_at`) instead of removed."""
+
+
+class QuarantineSpec(SpecModel):
+    """Rows that do not fit go to `<table>__quarantine`, with reason, file and line."""
+
+    max_rows: int = Field(default=0, ge=0)
+    """More than so many fail the load."""
+    max_share: float = Field(default=1.0, ge=0, le=1)
+    """A greater share of the file fails the load."""
+
+
+class DaySpec(SpecModel):
+    """Windows of the day in which it runs by itself."""
+
+    windows: tuple[str, ...] = ()
+    """`morning` (04:00-08:00), `working_hours` (08:00-17:00), `evening` (17:00-22:00), `night` (22:00-04:00), or
+    `HH:MM-HH:MM`. Empty: always."""
+    timezone: str = "UTC"
+
+
+class LoadSpec(SpecModel):
+    """A table to load."""
+
+    source: Source
+    """Where it comes from."""
+    file: FileSpec = FileSpec()
+    """What landed files hold."""
+    target: TargetSpec
+    """The table."""
+    style: Style = Style.APPEND
+    """How a file changes the table."""
+    key: tuple[str, ...] = ()
+    """Columns of the typed table that tell its rows apart."""
+    columns: dict[str, LoadColumn] = {}
+    """Columns of the typed table; when empty, those of the first file, as text."""
+    raw: bool = False
+    """Whether rows are also kept raw, as text, in `<table>__raw`; typed rows then point to theirs (`raw_id`)."""
+    partition_by: str | None = None
+    """Of style `partition`: `all`, or `year`, `month` or `day` with a column: `month(date_of_sale)`."""
+    removal: RemovalGuard = RemovalGuard()
+    """Of style `snapshot`."""
+    quarantine: QuarantineSpec = QuarantineSpec()
+    drift: DriftPolicy = DriftPolicy.FREEZE
+    landing: str = "landing"
+    """Name of the store in resources/ which landed files go to."""
+    depends: tuple[str, ...] = ()
+    """Ids (`group/name`) of tables that come before: their success starts this one."""
+    keep_pause: str = "23 hours"
+    """Least time between two runs by itself."""
+    day: DaySpec = DaySpec()
+    priority: int = 0
+    """Dagster's priority in the run queue."""
+    route: str | None = None
+    """Pool that it shares with others of its source; one a source when absent."""
+    retries: RetrySpec = RetrySpec(attempts=2)
+    owners: tuple[str, ...] = ()
+    """Owners: told when a load fails."""
+    tags: dict[str, str] = {}
+    description: str = ""
+
+    @field_validator("columns")
+    @classmethod
+    def _plain_names(cls, value: dict[str, LoadColumn]) -> dict[str, LoadColumn]:
+        for name in value:
+            if not _COLUMN.fullmatch(name) or len(name) > 63 or name in RESERVED:
+                raise ValueError(
+                    f"a column cannot be named {name!r}; lower-case letters, digits and _, none of {RESERVED}"
+                )
+        return value
+
+    @field_validator("keep_pause")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        if not re.fullmatch(r"\d{1,5} (minute|hour|day)s?", value):
+            raise ValueError(f"{value!r} is no pause; write `30 minutes`, `23 hours` or `7 days`")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LoadSpec:
+        if self.style in (Style.UPSERT, Style.HISTORY) and not self.key:
+            raise ValueError(f"style {self.style.value} needs `key`")
+        if (self.style is Style.PARTITION) != (self.partition_by is not None):
+            raise ValueError("`partition_by` and `style: partition` go together")
+        if self.partition_by and not re.fullmatch(r"all|(year|month|day)\([a-z_][a-z0-9_]*\)", self.partition_by):
+            raise ValueError(f"partition_by {self.partition_by!r}; write `all` or `month(column)`")
+        if unknown := [name for name in self.key if self.columns and name not in self.columns]:
+            raise ValueError(f"key columns {unknown} are not among the columns")
+        return self
+
+
+class LoadDefinition(SpecModel):
+    """A table to load, as it was found."""
+
+    name: str
+    """Name of the folder."""
+    group: str
+    """Folders above it below assets/, joined by `/`."""
+    folder: Path
+    spec: LoadSpec
+    select_sql: str | None = None
+    """Text of select.sql, of a `database` source."""
+    migrations: tuple[tuple[str, str], ...] = ()
+    """Name and text of each `ver/NNN_*.sql`, in order."""
+    version: str = ""
+    """SHA-256 over the folder's files."""
+
+    @property
+    def id(self) -> str:
+        """`group/name`: unique in a project."""
+        return f"{self.group}/{self.name}"
