@@ -15,6 +15,7 @@
     │   └── Held               somebody has placed a hold
     ├── ExpireRefused          an archived file may not be given up; it was not
     ├── TargetError            the table to restore or load into is not fit for it
+    ├── FormatError            a value does not fit into the format of the file
     └── RequestError           what was asked for does not exist or cannot be done
         ├── BadRange           a range that can never be, whatever the data: wrong usage
         └── IdentityNeeded     a file is encrypted, and no identity that is here opens it
@@ -121,6 +122,10 @@ class ExpireRefused(ExportPipelinesError):
 
 class TargetError(ExportPipelinesError):
     """The table to restore or load into is not fit for it; it is as it was."""
+
+
+class FormatError(ExportPipelinesError):
+    """A value does not fit into the format of the file, and no conversion of its column was declared."""
 
 
 class RequestError(ExportPipelinesError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 PUBLIC = 0
 """As the expiry of a link: it never expires."""
@@ -21,6 +21,11 @@ def is_valid(key: bytes, request: str, expires: int, signature: str, *, now: flo
     """Whether a signature is ours and has not expired. Takes the same time for every wrong one."""
     own = hmac.compare_digest(_signature(key, request, expires).encode(), signature.encode("utf-8", "replace"))
     return own and (expires == PUBLIC or expires > (time.time() if now is None else now))
+
+
+def expiry_of(path: str) -> int:
+    """When a link expires, in seconds since 1970; `PUBLIC` for never."""
+    return int(parse_qs(urlsplit(path).query)["expires"][0])
 
 
 def _signature(key: bytes, request: str, expires: int) -> str:

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from export_pipelines.specs.format import CsvSpec, FormatName, FormatSpec
 from export_pipelines.specs.model import SpecModel
-from export_pipelines.specs.table import CsvSpec
 
 FORMAT_VERSION = 1
 
@@ -118,8 +118,14 @@ class ExportRecord(SpecModel):
     row_digest: str
     """Sum modulo 2**64 of XXH3-64 of each record's bytes, in hex: guards against accidents, whatever the order."""
     columns: tuple[Column, ...]
-    format: Literal["csv"] = "csv"
+    format: FormatName = FormatName.CSV
     csv: CsvSpec
+    """Dialect of the records, which of a native format are the file's bytes."""
+    layout: FormatSpec | None = None
+    """What the records were turned into; absent where they are the file. The row digest is always of the records."""
+    exact: bool = True
+    """Whether the records are read back from the file byte for byte. Without, its values are spelt in another way
+    (floats of Parquet), or were changed by a conversion that the layout declares."""
     compression: Literal["gzip", "zstd", "none"]
     file: FileProof
     identity: IdentityProof

@@ -91,7 +91,7 @@ def archive_folder(table: TableDefinition, window: Window) -> str:
 def extension(table: TableDefinition) -> str:
     """Extension of the table's files, e.g. `.csv.gz`, or `.csv.gz.age` if they are encrypted."""
     encrypted = AGE if table.spec.encryption else ""
-    return f".{table.spec.format.type}{_EXTENSIONS[table.spec.compression]}{encrypted}"
+    return f"{table.spec.format.extension}{_EXTENSIONS[table.spec.packing]}{encrypted}"
 
 
 def file_key(table: TableDefinition, window: Window, generation: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -28,6 +28,33 @@ def scratch_database() -> Iterator[sqlite3.Connection]:
                 "PRAGMA cache_size = -32768; BEGIN"
             )
             yield database
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder (TMPDIR) that only we may read, gone at the end.
+
+    Raises:
+        ScratchError: there is no room for it, also when that shows in the middle.
+    """
+    with scratch_errors(), tempfile.TemporaryDirectory(prefix="export_pipelines-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def scratch_copy(pieces: Iterable[bytes]) -> Iterator[Path]:
+    """A file of these bytes in a temporary folder, for what must be read in any order; gone at the end.
+
+    Raises:
+        ScratchError: there is no room for it.
+    """
+    with tempfile.TemporaryDirectory(prefix="export_pipelines-") as folder:
+        path = Path(folder) / "copy"
+        with path.open("wb") as file:
+            for piece in pieces:
+                with scratch_errors():
+                    file.write(piece)
+        yield path
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 cli.md        every command and option, from click
 table.md      every field of a table's defs.yaml, from the pydantic models
+dataset.md    every field of a data set's defs.yaml
 resources.md  every field of the documents in resources/
 schedules.md  every field of the documents in schedules/
 settings.md   every variable of .env and the environment
@@ -23,7 +24,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from export_pipelines.cli import main as command_line
-from export_pipelines.components.project import AUTOMATION, PREFIX, RESOURCES
+from export_pipelines.components.loading_automations import AUTOMATION
+from export_pipelines.components.project import RESOURCES
+from export_pipelines.specs.dataset import DataSetSpec
+from export_pipelines.specs.documents import PREFIX
 from export_pipelines.specs.table import TableSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +37,14 @@ NOTE = "<!-- Written by scripts/docs.py from the program itself; changes here wo
 
 def main() -> None:
     """Write all pages, or compare them."""
-    pages = {"cli": cli(), "table": table(), "resources": resources(), "schedules": schedules(), "settings": settings()}
+    pages = {
+        "cli": cli(),
+        "table": table(),
+        "dataset": dataset(),
+        "resources": resources(),
+        "schedules": schedules(),
+        "settings": settings(),
+    }
     stale = []
     for name, text in pages.items():
         file = FOLDER / f"{name}.md"
@@ -101,6 +112,8 @@ def _meaning(option: click.Option, context: click.Context) -> str:
 
 # Files in YAML
 
+_FROM_VARIABLES = ("FromEnvironment", "FromVariable")
+
 
 def table() -> str:
     """Fields of ExportTable."""
@@ -110,6 +123,16 @@ def table() -> str:
         "`%(export_boundary)s` (the\nend of the window), `%(partition_key)s`.\n"
     )
     return "\n".join([f"# A table: defs.yaml\n\n{NOTE}", intro, *_model(TableSpec, 2)])
+
+
+def dataset() -> str:
+    """Fields of DataSet."""
+    intro = (
+        "`assets/<group>/<name>/defs.yaml` of `type: export_pipelines.DataSet`. Its smallest form is `table` alone, or\n"
+        "nothing but a select.sql beside it. See [how to add one](../how-to/add-a-data-set.md). `on_demand:` of a\n"
+        "[table](table.md) has the fields up to `statement_timeout`; the others are those of the table.\n"
+    )
+    return "\n".join([f"# A data set: defs.yaml\n\n{NOTE}", intro, *_model(DataSetSpec, 2)])
 
 
 def resources() -> str:
@@ -139,7 +162,7 @@ def _model(model: type[BaseModel], level: int) -> Iterator[str]:
     yield ""
     for name, info in model.model_fields.items():
         for inner in _inner_models(info.annotation):
-            if inner.__name__ == "FromEnvironment":
+            if inner.__name__ in _FROM_VARIABLES:
                 continue
             yield f"{'#' * level} {name}\n"
             yield f"{_flat(inner.__doc__)}\n"
@@ -172,7 +195,7 @@ def _type(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return ", ".join(f"`{each.value}`" for each in annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "`{env: NAME}`" if annotation.__name__ == "FromEnvironment" else "mapping"
+        return "`{env: NAME}`" if annotation.__name__ in _FROM_VARIABLES else "mapping"
     names = {"str": "text", "int": "number", "float": "number", "bool": "true or false", "datetime": "date or time"}
     return names.get(getattr(annotation, "__name__", ""), str(annotation))
 

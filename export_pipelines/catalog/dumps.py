@@ -15,8 +15,8 @@ from typing import Any
 from export_pipelines.errors import PartitionBusy
 from export_pipelines.manifest import Column, ExportRecord, FileProof, Snapshot
 from export_pipelines.specs.dump import Container
+from export_pipelines.specs.format import CsvSpec, FormatSpec
 from export_pipelines.specs.model import SpecModel
-from export_pipelines.specs.table import CsvSpec
 
 
 class DumpPage(SpecModel):
@@ -40,6 +40,9 @@ class DumpRecord(SpecModel):
     row_digest: str
     columns: tuple[Column, ...]
     csv: CsvSpec
+    """Dialect of the records."""
+    layout: FormatSpec | None = None
+    """What the records were turned into; absent where they are the files."""
     compression: str
     container: Container
     files: tuple[FileProof, ...]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from psycopg2.extras import Json
 
 from export_pipelines.catalog.audit import SYSTEM, Actor, AuditEntry, write_audit
+from export_pipelines.catalog.deliveries import enqueue_deliveries
 from export_pipelines.catalog.pool import CatalogPool
 from export_pipelines.errors import RequestError
 from export_pipelines.manifest import FileProof
@@ -105,6 +107,18 @@ class Subscriber:
     webhook: str | None
 
 
+@dataclass(frozen=True)
+class Queue:
+    """Requests under way."""
+
+    pending: int
+    processing: int
+    oldest_seconds: float
+    """Since the oldest that waits was asked; 0 when none does."""
+    typical_seconds: float | None
+    """Median run time of the last ones that succeeded."""
+
+
 _COLUMNS = ", ".join(name for name in RequestRow.__dataclass_fields__)
 _SELECT = f"SELECT {_COLUMNS} FROM request "
 
@@ -147,6 +161,8 @@ class Requests:
                 turn = self._turn(cursor, asked.actor.who) if round_robin else 0
                 row = self._insert(cursor, query, data_version, asked, secret, estimate, turn)
             self._subscribe(cursor, row, asked)
+            if row.state == "succeeded":
+                enqueue_deliveries(cursor, row.id, row.state, asked.actor.who)
             self._tell(cursor, row.id)
             detail = {"dataset": query.dataset, "summary": row.summary, "origin": asked.origin}
             write_audit(
@@ -295,14 +311,47 @@ class Requests:
         )
         return int(found[0]["n"])
 
+    def takes_part(self, request: str, username: str) -> bool:
+        """Whether a user is or was a subscriber."""
+        found = self._pool.rows(
+            "SELECT 1 FROM subscription WHERE request_id = %(id)s AND username = %(user)s",
+            {"id": request, "user": username},
+        )
+        return bool(found)
+
+    def queue(self) -> Queue:
+        """How long the queue is, and how long requests took of late."""
+        found = self._pool.rows(
+            "SELECT state, count(*) AS n, extract(epoch FROM now() - min(created_at))::float8 AS age FROM request "
+            "WHERE state IN ('pending', 'processing') GROUP BY state"
+        )
+        states = {each["state"]: each for each in found}
+        took = self._pool.rows(
+            "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)) AS s "
+            "FROM (SELECT started_at, finished_at FROM request WHERE state = 'succeeded' ORDER BY number DESC LIMIT 50) t"
+        )
+        waiting = states.get("pending")
+        return Queue(
+            pending=int(waiting["n"]) if waiting else 0,
+            processing=int(states["processing"]["n"]) if "processing" in states else 0,
+            oldest_seconds=max(0.0, float(waiting["age"])) if waiting else 0.0,
+            typical_seconds=float(took[0]["s"]) if took[0]["s"] is not None else None,
+        )
+
+    def note_estimate(self, request: str, estimate: int) -> None:
+        """Note how many rows are expected, where that was not known when it was asked."""
+        self._change(
+            request, "estimate = %(estimate)s", {"estimate": estimate}, LIVE, None, extra="AND estimate IS NULL"
+        )
+
     # The worker's side
 
-    def unsubmitted(self, limit: int = 100) -> list[RequestRow]:
-        """Requests that wait and have no run yet, in the order of the queue."""
+    def unsubmitted(self, limit: int = 100, *, without: Sequence[str] = ()) -> list[RequestRow]:
+        """Requests that wait and have no run yet, in the order of the queue; not those of some users."""
         found = self._pool.rows(
             _SELECT + "WHERE state = 'pending' AND submitted_at IS NULL AND cancel_at IS NULL "
-            "ORDER BY turn, number LIMIT %(n)s",
-            {"n": limit},
+            "AND NOT created_by = ANY(%(without)s) ORDER BY turn, number LIMIT %(n)s",
+            {"n": limit, "without": list(without)},
         )
         return [_row(each) for each in found]
 
@@ -313,30 +362,46 @@ class Requests:
         )
         return [_row(each) for each in found]
 
-    def submitted(self, request: str, run_id: str) -> None:
-        """Note the run of a request."""
-        self._change(request, "run_id = %(run)s, submitted_at = clock_timestamp()", {"run": run_id}, LIVE, None)
+    def submitted(self, request: str, run_id: str) -> RequestRow | None:
+        """Give a request that waits the run that is about to be made for it. None if it has one already, was cancelled,
+        or has ended: then no run may be made.
 
-    def begin(self, request: str, run_id: str) -> RequestRow | None:
-        """Begin to work on a request: by one run only, and not on one that is cancelled or has ended; None then."""
+        Crash before the run is made: the worker misses the run, and puts the request back into the queue."""
+        return self._change(
+            request,
+            "run_id = %(run)s, submitted_at = clock_timestamp()",
+            {"run": run_id},
+            ("pending",),
+            None,
+            extra="AND run_id IS NULL AND cancel_at IS NULL",
+        )
+
+    def begin(self, request: str, run_id: str, *, retry: int = 0) -> RequestRow | None:
+        """Begin to work on a request: by one run only, and not on one that is cancelled or has ended; None then.
+
+        `retry` counts the attempts of the same run before this one. The first begins only what waits: a run that is
+        executed twice at once, by an accident of its launchers, works once.
+        """
         return self._change(
             request,
             "state = 'processing', attempts = attempts + 1, started_at = clock_timestamp(), "
             "beat_at = clock_timestamp(), rows = 0, bytes = 0, run_id = coalesce(run_id, %(run)s)",
             {"run": run_id},
-            LIVE,
+            LIVE if retry else ("pending",),
             AuditEntry("request.processing", request, detail={"run": run_id}),
             extra="AND cancel_at IS NULL AND (run_id IS NULL OR run_id = %(run)s)",
         )
 
-    def beat(self, request: str, rows: int, size: int) -> bool:
-        """Note how far a request is; whether it is to go on: not if it was cancelled or taken for stuck."""
+    def beat(self, request: str, rows: int, size: int, run_id: str | None = None) -> bool:
+        """Note how far a request is; whether it is to go on: not if it was cancelled, or taken for stuck and begun anew
+        by another run than the one that is named."""
         found = self._change(
             request,
             "rows = %(rows)s, bytes = %(size)s, beat_at = clock_timestamp()",
-            {"rows": rows, "size": size},
+            {"rows": rows, "size": size, "run": run_id},
             ("processing",),
             None,
+            extra="AND (%(run)s::text IS NULL OR run_id = %(run)s)",
         )
         return found is not None and found.cancel_at is None
 
@@ -361,6 +426,7 @@ class Requests:
             ("processing",),
             AuditEntry("request.succeeded", request, detail={"run": run_id, "rows": rows, "bytes": size}),
             extra="AND cancel_at IS NULL AND run_id = %(run)s",
+            notices=True,
         )
 
     def note_error(self, request: str, error: str, hint: str) -> None:
@@ -375,17 +441,19 @@ class Requests:
             {"error": error[:4000], "hint": hint[:1000]},
             LIVE,
             AuditEntry("request.failed", request, "failed", {"error": error[:500]}),
+            notices=True,
         )
 
     def again(self, request: str, run_id: str) -> RequestRow | None:
-        """Put a request back into the queue whose run ended without a word. None if it had ended or has another run."""
+        """Put a request back into the queue whose run ended without a word. None if it had ended, has another run, or
+        is being cancelled."""
         return self._change(
             request,
             "state = 'pending', run_id = NULL, submitted_at = NULL",
             {"run": run_id},
             LIVE,
             AuditEntry("request.again", request, detail={"lost run": run_id}),
-            extra="AND run_id = %(run)s",
+            extra="AND run_id = %(run)s AND cancel_at IS NULL",
         )
 
     def cancelled(self, request: str) -> RequestRow | None:
@@ -401,6 +469,21 @@ class Requests:
     def cancelling(self) -> list[RequestRow]:
         """Requests at work whose cancellation was asked for."""
         return [_row(e) for e in self._pool.rows(_SELECT + "WHERE state = 'processing' AND cancel_at IS NOT NULL")]
+
+    def many(self, requests: Sequence[str]) -> list[RequestRow]:
+        """Those of some ids that there are."""
+        found = self._pool.rows(_SELECT + "WHERE id = ANY(%(ids)s)", {"ids": list(requests)}) if requests else []
+        return [_row(each) for each in found]
+
+    def forget(self, keep_days: int) -> int:
+        """Delete what ended so many days ago and has no file any more, with its deliveries and downloads; how many.
+        The audit log has a retention of its own."""
+        found = self._pool.rows(
+            "DELETE FROM request WHERE finished_at < now() - make_interval(days => %(days)s) "
+            "AND (state IN ('failed', 'cancelled') OR expired_at IS NOT NULL) RETURNING id",
+            {"days": keep_days},
+        )
+        return len(found)
 
     def expiring(self, idle_seconds: float = 300) -> list[RequestRow]:
         """Requests whose files are to go, and that nobody is downloading: a download that has not moved for
@@ -423,6 +506,7 @@ class Requests:
             AuditEntry("request.expired", request),
             extra="AND expired_at IS NULL AND NOT EXISTS (SELECT FROM download d WHERE d.request_id = request.id "
             "AND d.finished_at IS NULL AND d.beat_at > now() - interval '5 minutes')",
+            locked=True,
         )
 
     # Cancelling
@@ -475,9 +559,14 @@ class Requests:
         *,
         extra: str = "",
         actor: Actor = SYSTEM,
+        notices: bool = False,
+        locked: bool = False,
     ) -> RequestRow | None:
-        """Change a request that is in some states; None if it is not."""
+        """Change a request that is in some states, and with `notices` tell its subscribers; None if it is not."""
         with self._pool.transaction() as cursor:
+            if locked:
+                # The statement after it sees what others did who had the row before.
+                cursor.execute("SELECT 1 FROM request WHERE id = %s FOR UPDATE", (request,))
             cursor.execute(
                 f"UPDATE request SET {assignments} WHERE id = %(id)s AND state = ANY(%(states)s) {extra} "
                 f"RETURNING {_COLUMNS}",
@@ -486,6 +575,8 @@ class Requests:
             found = cursor.fetchone()
             if found is None:
                 return None
+            if notices:
+                enqueue_deliveries(cursor, request, found["state"])
             self._tell(cursor, request)
             if entry is not None:
                 write_audit(cursor, actor, entry)

@@ -213,7 +213,7 @@ def _passes(project: Opened, key: str, test: Any, found: Findings) -> bool:
 def _check_catalog(project: Opened, found: Findings) -> None:
     from export_pipelines.catalog.migrate import current_version, newest_version
     from export_pipelines.cli.places import resource_error
-    from export_pipelines.cli.project import initialized
+    from export_pipelines.components.opening import initialized
 
     try:
         resource = initialized("catalog", project.project.resources.get("catalog"))

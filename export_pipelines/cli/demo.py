@@ -23,6 +23,12 @@ FLIGHTS = "nycflights13"
 KNOWLEDGE_BASE = "knowledge_base"
 HEALTH = "health"
 """Group of the tables in MariaDB."""
+_NEXT_MYSQL = """\
+The same server is started by every command that needs it. Go on with:
+  export-pipelines dump zm --start 2024-02-01 --end 2024-02-15   # any range, a file a week (the end is excluded)
+  export-pipelines dump bcu vaud                                 # snapshots, side by side
+  export-pipelines plan vaud --partition snapshot                # what a cleanup would delete
+  export-pipelines check                                         # the definitions against the database"""
 INBOX = f"{FLIGHTS}/flights_inbox"
 """Filled by the ingest of the code location `upstream`, in the UI."""
 
@@ -50,7 +56,7 @@ def demo_command(as_json: bool, mysql: bool) -> int:
         results = _run(project, work)
         problems = _verify(project, tables)
         rows = [_summary(project, table) for table in tables]
-    _tell(rows, time.monotonic() - begun, as_json=as_json)
+    _tell(rows, time.monotonic() - begun, mysql=mysql, as_json=as_json)
     errors = [error for each in results for error in each.errors] + problems
     for error in errors:
         click.secho(f"error: {error}", err=True, fg="red")
@@ -90,7 +96,7 @@ def _tables(project: Opened, *, mysql: bool) -> list[TableDefinition]:
 
 def not_loaded(project: Opened, tables: Sequence[TableDefinition]) -> list[TableDefinition]:
     """Those of some tables that are the demo's, in the embedded server, and were never loaded."""
-    from export_pipelines.cli.project import variables_of
+    from export_pipelines.components.opening import variables_of
     from export_pipelines.sources.postgres import PostgresSource
 
     ours = [
@@ -191,7 +197,7 @@ def _summary(project: Opened, table: TableDefinition) -> dict[str, Any]:
     return {"table": table.id, "partitions": len(have.exports), **totals(rows), "deleted": deleted}
 
 
-def _tell(rows: Sequence[dict[str, Any]], seconds: float, *, as_json: bool) -> None:
+def _tell(rows: Sequence[dict[str, Any]], seconds: float, *, mysql: bool, as_json: bool) -> None:
     if as_json:
         output.as_json({"tables": rows, "seconds": round(seconds, 1)})
         return
@@ -211,4 +217,6 @@ def _tell(rows: Sequence[dict[str, Any]], seconds: float, *, as_json: bool) -> N
         ],
     )
     click.echo(f"\nDone in {seconds:.0f} s; every file was read back and verified.")
+    if mysql:
+        click.echo(_NEXT_MYSQL)
     click.echo("See the runs and their lineage in Dagster's UI:  make dev   (or: export-pipelines up)")

@@ -141,7 +141,8 @@ def _database(name: str, url: str, embedded: bool) -> Diagnosis:
 
 def _connections(settings: Settings) -> Iterator[Diagnosis]:
     """The connections of resources/ that do not just read DATABASE_URL, which is told by itself."""
-    from export_pipelines.cli.project import read_project, unset_variable, variables_of
+    from export_pipelines.cli.project import read_project
+    from export_pipelines.components.opening import unset_variable, variables_of
 
     for key, resource in sorted(read_project(settings).resources.items()):
         kind = type(resource).__name__
@@ -168,7 +169,7 @@ def _unset(variable: str, settings: Settings) -> str:
 
 
 def _connection(name: str, key: str, resource: Any) -> Diagnosis:
-    from export_pipelines.cli.project import initialized
+    from export_pipelines.components.opening import initialized
     from export_pipelines.sources.mysql import MysqlSource
 
     try:
@@ -205,7 +206,9 @@ def _asked(source: Source) -> tuple[str, float]:
             mysql.begin()
             before = time.time()
             (now,) = mysql.one("SELECT UNIX_TIMESTAMP(SYSDATE(6))")
-            server = f"{'MariaDB' if mysql.mariadb else 'MySQL'} {mysql.version.partition('-')[0]}"
+            server = (
+                f"{'MariaDB' if mysql.mariadb else 'MySQL'} {mysql.version.removeprefix('5.5.5-').partition('-')[0]}"
+            )
             return server, abs(float(now) - (before + time.time()) / 2)
     with source.session() as session:
         session.begin()

@@ -144,7 +144,7 @@ def made_of(name: str, entry: Mapping[str, Any], base: Path, connection: str) ->
         days = 7
     if ranged and query:
         made.notes.append(
-            f"batches of {output.count(days, 'day')} became partitions, {_cadence(days)} from {FIRST_DAY} on, in UTC: "
+            f"batches of {output.count(days, 'day')} became partitions `{_cadence(days)}` from {FIRST_DAY} on, in UTC: "
             "set `start` to your first day, and `timezone` if your days begin elsewhere"
         )
     made.files = {"defs.yaml": _definition(entry, connection, ranged, days, lost), "select.sql": converted}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from export_pipelines import windows
 from export_pipelines.cli import inspection_mysql
+from export_pipelines.cli.inspection_format import format_errors
 from export_pipelines.cli.places import line_of, table_error
 from export_pipelines.cli.rights import excesses, powers_of
 from export_pipelines.components.automation import Stage
@@ -144,6 +145,7 @@ class _Inspection:
         except SourceError as error:
             raise self.placed(error, "select.sql", self.table.select_sql) from error
         plan = plan_identity(self.session, parts, self.table.spec.key)
+        self.found.errors += format_errors(self.table, plan.columns)
         deletes = parts.delete is not None and Stage.CLEANUP in stages_of(self.table)
         self.found.proof = self.describe(plan) if deletes else "not needed: nothing is deleted"
         spec = self.table.spec

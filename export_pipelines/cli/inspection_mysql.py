@@ -7,7 +7,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from export_pipelines.cli.inspection_format import format_errors
 from export_pipelines.cli.places import table_error
+from export_pipelines.components.automation import Stage
+from export_pipelines.components.tables import stages_of
 from export_pipelines.errors import CleanupRefused, ExportPipelinesError, RequestError, SourceError, SpecError
 from export_pipelines.sources import mysql_inspect
 from export_pipelines.sources.mysql_errors import DENIED
@@ -58,17 +61,24 @@ def inspect_table(found: TableFindings, source: MysqlSource, deleter: MysqlSourc
         parts = statements(found.table, window, session)
         planned = plan(session, parts, found.table.spec.key)
         _columns(found, planned)
+        found.errors += format_errors(found.table, planned.columns)
         cleans = found.table.spec.cleanup.mode is not CleanupMode.OFF and parts.delete is not None
-        deletes = parts.delete is not None and planned.table is not None
+        deletes = parts.delete is not None and planned.table is not None and _ever_cleaned(found.table)
         if planned.table is not None:
             _judge(found, _rights(session, planned.table), deletes=cleans and deleter is None)
-        found.proof = describe(planned) if parts.delete is not None else "not needed: nothing is deleted"
+        ever = parts.delete is not None and _ever_cleaned(found.table)
+        found.proof = describe(planned) if ever else "not needed: nothing is deleted"
         if not deletes and parts.delete is not None and found.table.spec.cleanup.mode is not CleanupMode.OFF:
             _unproved(found, planned)
     if deletes and planned.table is not None:
         with (deleter or source).session(**settings) as session:
             session.begin()
             _deletion(found, session, parts, planned.table, separate=deleter is not None)
+
+
+def _ever_cleaned(table: TableDefinition) -> bool:
+    """Whether there is a stage that deletes, or compares what it would delete."""
+    return table.spec.cleanup.mode is not CleanupMode.OFF or Stage.CLEANUP in stages_of(table)
 
 
 def describe(planned: Plan) -> str:

@@ -23,19 +23,16 @@ import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.api import execute_run_iterator
-from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.remote_origin import RemoteJobOrigin
 from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
-from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._utils.interrupts import capture_interrupts
-from sqlalchemy.exc import SQLAlchemyError
 
 from export_pipelines import naming
-from export_pipelines.errors import RequestError
+from export_pipelines.components.run_origin import know_pools, repository_origin
 
 # Hidden ones: in the UI's list of runs they would crowd out those that people look for.
 HOST_TAG = f"{HIDDEN_TAG_PREFIX}export_pipelines_cli_host"
 PID_TAG = f"{HIDDEN_TAG_PREFIX}export_pipelines_cli_pid"
-_MODULE = "export_pipelines.definitions"
 _ASK_SECONDS = 1.5
 _RECYCLE_SECONDS = 60
 _BATCH = 500
@@ -77,7 +74,7 @@ class Launcher:
         instance.optimize_for_webserver(statement_timeout=0, pool_recycle=_RECYCLE_SECONDS, max_overflow=-1)
         self._instance = instance
         self._repository = definitions.get_repository_def()
-        self._origin = _repository_origin(root, self._repository.name)
+        self._origin = repository_origin(root, self._repository.name)
 
     def run(self, request: dg.RunRequest, listen: Callable[[Event], None]) -> RunResult:
         """Create and execute a run; `listen` is told of what it does, in this thread and while it is under way.
@@ -86,7 +83,7 @@ class Launcher:
             KeyboardInterrupt: Ctrl-C, or somebody terminated the run; it ended as cancelled.
         """
         job = self._repository.get_job(request.job_name or "")
-        self._know_pools(job)
+        know_pools(self._instance, job)
         run = self._instance.create_run_for_job(
             job,
             run_config=request.run_config or None,
@@ -121,20 +118,6 @@ class Launcher:
         result.status = ended.status.value if ended else ""
         return result
 
-    def _know_pools(self, job: Any) -> None:
-        """Let Dagster's storage know the pools of a job.
-
-        Two runs that use a pool for the first time at the same moment both insert it, and the second would fail: in
-        Dagster 1.13 by a statement in a transaction that is aborted already.
-        """
-        storage = self._instance.event_log_storage
-        if not storage.supports_global_concurrency_limits:
-            return
-        known = {pool.name for pool in storage.get_pool_limits()}
-        for name in {pool for node in job.all_node_defs for pool in node.pools} - known:
-            with suppress(SQLAlchemyError):  # another process was first
-                storage.initialize_concurrency_limit_to_default(name)
-
     def _cancel(self, run_id: str) -> None:
         run = self._instance.get_run_by_id(run_id)
         if run is not None and run.status is dg.DagsterRunStatus.STARTED:
@@ -156,24 +139,6 @@ class Launcher:
         for run in orphans:
             self._instance.report_run_failed(run, "The process that executed this run has ended.")
         return [run.run_id for run in orphans]
-
-
-def _repository_origin(root: Path, name: str) -> RemoteRepositoryOrigin | None:
-    """This project's code location as workspace.yaml names it: the UI looks for a run's job there."""
-    try:
-        found = location_origins_from_yaml_paths([str(root / "workspace.yaml")])
-    except Exception as error:
-        raise RequestError(
-            f"{root / 'workspace.yaml'} cannot be read: {str(error).splitlines()[0]}",
-            hint="compare it with the one that `export-pipelines init` writes",
-        ) from error
-    for origin in found:
-        target = getattr(origin, "loadable_target_origin", None)
-        if target is not None and target.module_name == _MODULE:
-            here = Path(target.working_directory).resolve() if target.working_directory else root
-            if here == root:
-                return RemoteRepositoryOrigin(origin, name)
-    return None
 
 
 def _is_interruption(entry: Any) -> bool:

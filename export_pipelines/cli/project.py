@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from export_pipelines import settings as settings_module
 from export_pipelines.cli import output
+from export_pipelines.components.opening import initialized, open_resource, unset_variable
 from export_pipelines.errors import RequestError, SpecErrors
 from export_pipelines.settings import Settings
 from export_pipelines.specs.documents import suggest
@@ -107,10 +108,7 @@ class Opened:
             RequestError: there is none, or a variable that it reads is not set.
         """
         if key not in self._resources:
-            if key not in self.project.resources:
-                known = ", ".join(sorted(self.project.resources)) or "none"
-                raise RequestError(f"there is no {key!r} in resources/", hint=f"known are {known}")
-            self._resources[key] = initialized(key, self.project.resources[key]).open()
+            self._resources[key] = open_resource(self.project.resources, key)
         return self._resources[key]
 
     def set_up(self, tables: Sequence[TableDefinition], *, named: bool) -> list[TableDefinition]:
@@ -196,39 +194,6 @@ def is_pattern(name: str) -> bool:
 def fits(name: str, table_id: str) -> bool:
     """Whether an id, a name or a pattern of either means this table."""
     return any(fnmatch.fnmatchcase(each, name.strip("/")) for each in (table_id, table_id.rpartition("/")[2]))
-
-
-def initialized(key: str, resource: Any) -> Any:
-    """A resource of the project with its variables read. Nothing is connected to.
-
-    Raises:
-        RequestError: there is none, or a variable is not set.
-    """
-    from dagster import DagsterError
-
-    if resource is None:
-        raise RequestError(f"there is no {key!r} in resources/", hint="compare resources/ with that of a new project")
-    if unset := unset_variable(resource):
-        raise RequestError(
-            f"the variable {unset} of resource {key!r} is not set", hint="set it in the environment or in .env"
-        )
-    try:
-        return resource.process_config_and_initialize()
-    except (DagsterError, ValueError, KeyError) as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise RequestError(f"resource {key!r} cannot be made: {first}", hint="check its file in resources/") from error
-
-
-def variables_of(resource: Any) -> list[str]:
-    """Names of the environment variables that a resource reads when it is made."""
-    from dagster import EnvVar
-
-    return [value.env_var_name for value in vars(resource).values() if isinstance(value, EnvVar)]
-
-
-def unset_variable(resource: Any) -> str:
-    """The first variable of a resource that is not set, or empty; no text if there is none."""
-    return next((name for name in variables_of(resource) if not os.environ.get(name)), "")
 
 
 def quiet() -> None:

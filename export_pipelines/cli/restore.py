@@ -10,6 +10,7 @@ import click
 
 from export_pipelines.cli import output
 from export_pipelines.cli.archive import archived_tables, following
+from export_pipelines.cli.times import time_of
 from export_pipelines.errors import RequestError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ POLICIES = ("fail", "skip", "replace")
 @click.option("--from", "first", metavar="KEY", help="The first partition.")
 @click.option("--to", "last", metavar="KEY", help="The last partition, included.")
 @click.option("--all", "everything", is_flag=True, help="All partitions.")
+@click.option("--as-of", metavar="TIME", help="As it was archived at that time: 2025-01-31T08:00 (UTC), or 7d ago.")
 @click.option("--into", metavar="NAME", help="Table to restore into: `name` or `schema.name`.")
 @click.option("--to-file", "file", type=click.Path(path_type=Path), help="CSV file to write; .gz and .zst compress it.")
 @click.option(
@@ -44,6 +46,7 @@ def restore_command(
     first: str | None,
     last: str | None,
     everything: bool,
+    as_of: str | None,
     into: str | None,
     file: Path | None,
     on_conflict: str,
@@ -53,10 +56,12 @@ def restore_command(
     """Bring archived partitions back into a table, new or existing, or into a file.
 
     One transaction: after an error the target is as it was. Rows of an existing table are told apart by its primary
-    key, another unique index, or `key` in defs.yaml; a table without any must be empty.
+    key, another unique index, or `key` in defs.yaml; a table without any must be empty. Of a table without partitions,
+    each of whose files is a snapshot of the whole, --as-of takes an earlier one than the newest.
     """
     if [partition is not None, (first or last) is not None, everything].count(True) != 1:
         raise click.UsageError("give --partition KEY, --from and --to, or --all")
+    time = time_of(as_of)
     if (into is None) == (file is None):
         raise click.UsageError("give --into NAME, or --to-file PATH")
     if file is not None and (connection or on_conflict != "fail"):
@@ -67,7 +72,7 @@ def restore_command(
     from export_pipelines.steps.restore import restore_table
     from export_pipelines.steps.restore_file import restore_to_file
 
-    choice = Choice(partition, first, last)
+    choice = Choice(partition, first, last, time)
     result: RestoreResult | FileResult
     with opened() as project, following(f"restoring {table}") as progress:
         archived = _archived(project, table)

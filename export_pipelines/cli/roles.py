@@ -268,7 +268,7 @@ def _catalog(project: Opened, names: Names) -> Iterator[str]:
     """Dagster's own tables lie in `public`, ours in a schema that `migrate` makes."""
     from psycopg2.extensions import parse_dsn
 
-    from export_pipelines.cli.project import initialized
+    from export_pipelines.components.opening import initialized
 
     resource = initialized("catalog", project.project.resources.get("catalog"))
     database, role = parse_dsn(resource.url).get("dbname", ""), quote_identifier(names.catalog)

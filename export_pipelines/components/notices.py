@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import smtplib
-import ssl
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -25,9 +24,7 @@ from export_pipelines.components.automation import FailureNoticeSpec
 from export_pipelines.components.resources import from_environment
 from export_pipelines.components.sensors import sensor_status
 from export_pipelines.components.tables import CHECKS, CHECKS_TAG, TableAssets, asset_key
-
-TIMEOUT = 20.0
-"""Seconds to wait for a mail server or webhook."""
+from export_pipelines.mail import TIMEOUT, MailServer, send_mail
 
 GRACE = 300.0
 """Seconds that a schedule may be behind, as after a restart of the daemon."""
@@ -211,15 +208,12 @@ def _mail(spec: FailureNoticeSpec, notice: Notice) -> None:
     message["From"] = spec.email_from
     message["To"] = ", ".join(spec.email_to)
     message.set_content(f"{notice.text}\n\nhint: {notice.hint or 'see the run'}\n\n{notice.link}\n")
-    host = from_environment(spec.smtp_host)
-    context = ssl.create_default_context()
-    if spec.smtp_security == "tls":
-        server: smtplib.SMTP = smtplib.SMTP_SSL(host, spec.smtp_port, timeout=TIMEOUT, context=context)
-    else:
-        server = smtplib.SMTP(host, spec.smtp_port, timeout=TIMEOUT)
-    with server:
-        if spec.smtp_security == "starttls":
-            server.starttls(context=context)
-        if spec.smtp_user and spec.smtp_password:
-            server.login(from_environment(spec.smtp_user), from_environment(spec.smtp_password))
-        server.send_message(message)
+    with_login = spec.smtp_user and spec.smtp_password
+    server = MailServer(
+        from_environment(spec.smtp_host),
+        spec.smtp_port,
+        spec.smtp_security,
+        from_environment(spec.smtp_user) if spec.smtp_user and with_login else None,
+        from_environment(spec.smtp_password) if spec.smtp_password and with_login else None,
+    )
+    send_mail(server, message)

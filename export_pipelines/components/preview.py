@@ -13,11 +13,17 @@ from export_pipelines.stores.base import Store
 WIDTH = 60
 """Characters of a value that are shown."""
 
+_PIECE = 1 << 16
+_LARGEST = 1 << 26
+"""Stored bytes of a file that must be read whole for its first rows."""
+
 log = logging.getLogger(__name__)
 
 
 def preview(store: Store, record: ExportRecord, rows: int) -> str:
     """The first rows as a Markdown table; empty if they cannot be read, which is no reason to fail an export."""
+    if record.layout is not None and record.layout.packed and record.file.size > _LARGEST:
+        return ""
     try:
         with store.open(record.file.key) as stored, _decompressed(stored, record.compression) as raw:
             return _table(raw, record, rows)
@@ -37,6 +43,8 @@ def _decompressed(stored: BinaryIO, compression: str) -> BinaryIO:
 
 
 def _table(raw: BinaryIO, record: ExportRecord, rows: int) -> str:
+    if record.layout is not None:
+        raw, record = _as_csv(raw, record, rows), record.model_copy(update={"layout": None})
     # A second to import, only where rows are shown.
     import pandas as pd
 
@@ -58,6 +66,18 @@ def _table(raw: BinaryIO, record: ExportRecord, rows: int) -> str:
     shown = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
     lines = [[_cell(name) for name in names], ["---"] * len(names), *shown]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _as_csv(raw: BinaryIO, record: ExportRecord, rows: int) -> BinaryIO:
+    """The first records of a file of another format, as CSV."""
+    from export_pipelines.steps.records import records_in
+
+    found: list[bytes] = []
+    for more in records_in(record, iter(lambda: raw.read(_PIECE), b"")):
+        found += more
+        if len(found) >= rows:
+            break
+    return io.BytesIO(b"".join(found[:rows]))
 
 
 def _cell(value: object) -> str:

@@ -8,29 +8,19 @@ from __future__ import annotations
 import fnmatch
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 
 from export_pipelines import naming
-from export_pipelines.components.automation import (
-    AutomationSpec,
-    ChainSensorSpec,
-    DrillScheduleSpec,
-    DueCleanupSensorSpec,
-    ExpireScheduleSpec,
-    ExportScheduleSpec,
-    FailureNoticeSpec,
-    UpstreamSensorSpec,
-    VerifyScheduleSpec,
-)
-from export_pipelines.components.drill import CHECK as DRILL
-from export_pipelines.components.drill import drill_definitions
 from export_pipelines.components.dump_job import dump_job
-from export_pipelines.components.notices import failure_notice
+from export_pipelines.components.loading_automations import add_automation
+from export_pipelines.components.loading_datasets import missing_keys, with_encryption, with_engine
+from export_pipelines.components.opensearch import OpenSearchSpec
+from export_pipelines.components.request_job import DataSetAssets, data_set_assets
 from export_pipelines.components.resources import (
     AgeIdentityResource,
     AgeIdentitySpec,
@@ -38,7 +28,6 @@ from export_pipelines.components.resources import (
     FilesystemStoreSpec,
     MysqlConnectionResource,
     MysqlConnectionSpec,
-    PostgresConnectionResource,
     PostgresConnectionSpec,
     ResourceSpec,
     S3StoreSpec,
@@ -47,48 +36,32 @@ from export_pipelines.components.resources import (
     StoreSpec,
 )
 from export_pipelines.components.restore_job import Places, restore_job
-from export_pipelines.components.schedules import expire_schedules, export_schedules
-from export_pipelines.components.sensors import chain_sensor, due_cleanup_sensor, upstream_sensor
 from export_pipelines.components.tables import TableAssets, asset_key, required_resources, table_assets
-from export_pipelines.components.verification import CHECK as VERIFIED
-from export_pipelines.components.verification import verify_definitions
 from export_pipelines.errors import SpecError, SpecErrors
-from export_pipelines.specs.documents import Document, load_documents, suggest, validate
+from export_pipelines.specs.dataset import DataSetDefinition
+from export_pipelines.specs.documents import PREFIX, Document, document_spec, load_documents, suggest
 from export_pipelines.specs.encryption import EncryptionSpec
 from export_pipelines.specs.loader import BrokenFolder, load_tables
-from export_pipelines.specs.model import SpecModel
+from export_pipelines.specs.service import ServiceSpec
 from export_pipelines.specs.table import TableDefinition
 
 log = logging.getLogger("export_pipelines")
 
-PREFIX = "export_pipelines."
 BROKEN_GROUP = "broken"
 
-RESOURCES: dict[str, type[ResourceSpec]] = {
+RESOURCES: dict[str, type[ResourceSpec] | type[ServiceSpec]] = {
     "PostgresConnection": PostgresConnectionSpec,
     "MysqlConnection": MysqlConnectionSpec,
+    "OpenSearch": OpenSearchSpec,
     "CatalogDatabase": CatalogSpec,
     "FilesystemStore": FilesystemStoreSpec,
     "S3Store": S3StoreSpec,
     "Store": StoreSpec,
     "AgeIdentity": AgeIdentitySpec,
     "SigningKey": SigningKeySpec,
+    "Service": ServiceSpec,
 }
 """Types of the documents in resources/."""
-
-AUTOMATION: dict[str, type[AutomationSpec]] = {
-    "ExportSchedule": ExportScheduleSpec,
-    "ExpireSchedule": ExpireScheduleSpec,
-    "DrillSchedule": DrillScheduleSpec,
-    "VerifySchedule": VerifyScheduleSpec,
-    "ChainSensor": ChainSensorSpec,
-    "UpstreamSensor": UpstreamSensorSpec,
-    "DueCleanupSensor": DueCleanupSensorSpec,
-    "FailureNotice": FailureNoticeSpec,
-}
-"""Types of the documents in schedules/."""
-
-SpecT = TypeVar("SpecT", bound=SpecModel)
 
 
 @dataclass
@@ -97,6 +70,12 @@ class Project:
 
     root: Path
     tables: dict[str, TableAssets] = field(default_factory=dict)
+    datasets: dict[str, DataSetDefinition] = field(default_factory=dict)
+    """What people may ask for, by id, tables that say so included."""
+    service: ServiceSpec = field(default_factory=ServiceSpec)
+    service_errors: list[SpecError] = field(default_factory=list)
+    """What is wrong with the service's document: its settings are then not those that somebody wrote, and nothing is to
+    be served."""
     resources: dict[str, Any] = field(default_factory=dict)
     encryption: dict[str, EncryptionSpec] = field(default_factory=dict)
     """What stores say of it, by their keys."""
@@ -114,13 +93,19 @@ class Project:
         """All of it as Dagster's definitions; what is broken as assets with their errors."""
         for each in self.broken:
             log.warning("%s is left out:\n%s", each.id, "\n".join(map(str, each.errors)))
+        requests = self.request_assets()
         own = dg.Definitions(
             assets=[
                 *(asset for each in self.tables.values() for asset in each.assets),
+                *(each.asset for each in requests),
                 *(broken_asset(each, self.root) for each in self.broken),
             ],
             asset_checks=[check for _, each in self.automations for check in each.asset_checks or ()],
-            jobs=[*self.jobs(), *(job for _, each in self.automations for job in each.jobs or ())],
+            jobs=[
+                *self.jobs(),
+                *(each.job for each in requests),
+                *(job for _, each in self.automations for job in each.jobs or ()),
+            ],
             resources=self.resources,
             schedules=[schedule for _, each in self.automations for schedule in each.schedules or ()],
             sensors=[sensor for _, each in self.automations for sensor in each.sensors or ()],
@@ -134,6 +119,16 @@ class Project:
         restore = restore_job(Places(defined, self.resources, self.identities))
         dumps = [dump_job(each.table, self.identities) for each in self.tables.values()]
         return [restore, *dumps, *(job for each in self.tables.values() for job in each.jobs.values())]
+
+    def request_assets(self) -> list[DataSetAssets]:
+        """What the data sets give to Dagster; nothing where resources/ lacks what a request needs."""
+        if missing_keys(self.service, self.resources):
+            return []
+        return [data_set_assets(each, self.service, self._source_of(each)) for each in self.datasets.values()]
+
+    def _source_of(self, dataset: DataSetDefinition) -> list[dg.AssetKey]:
+        table = self.tables.get(dataset.id)
+        return [asset_key(table.table, "source")] if table else []
 
     def tables_named(self, patterns: Iterable[str]) -> Iterator[TableAssets]:
         """The tables whose id matches any of some patterns."""
@@ -150,6 +145,8 @@ def load_project(root: Path, dsl_path: Path | None = None, *, automations: bool 
     project.broken += loaded.broken
     for table in loaded.tables.values():
         _load_table(project, table)
+    for dataset in loaded.datasets.values():
+        _load_dataset(project, dataset)
     if automations:
         _load_schedules(project)
     return project
@@ -186,6 +183,18 @@ def _load_table(project: Project, table: TableDefinition) -> None:
     project.broken.append(BrokenFolder(table.name, table.group, table.folder, errors))
 
 
+def _load_dataset(project: Project, dataset: DataSetDefinition) -> None:
+    """A table that is broken is no data set either."""
+    if any(each.folder == dataset.folder for each in project.broken):
+        return
+    try:
+        dataset = with_engine(dataset, project.resources)
+    except SpecError as error:
+        project.broken.append(BrokenFolder(dataset.name, dataset.group, dataset.folder, [error]))
+        return
+    project.datasets[dataset.id] = with_encryption(dataset, project.service, project.encryption)
+
+
 def _with_encryption(project: Project, table: TableDefinition) -> TableDefinition:
     """The table with the encryption that is in effect: its own, else that of the store of its exports, else that of its
     archive."""
@@ -209,8 +218,16 @@ def _unknown_resource(project: Project, table: TableDefinition, name: str) -> Sp
 
 
 def _load_resources(project: Project) -> None:
+    served: list[Document] = []
+
     def add(document: Document) -> None:
-        spec = _spec(document, RESOURCES)
+        spec = document_spec(document, RESOURCES)
+        if isinstance(spec, ServiceSpec):
+            served.append(document)
+            if len(served) > 1:
+                raise document.error("there are two documents of this type", hint="a project has one service")
+            project.service = spec
+            return
         if spec.resource_key in project.resources:
             raise document.error(f"there are two of the name {spec.resource_key!r}", ("resource_key",))
         project.resources[spec.resource_key] = spec.resource()
@@ -218,81 +235,28 @@ def _load_resources(project: Project) -> None:
             project.encryption[spec.resource_key] = spec.encryption
 
     _each_document(project, "resources", add)
+    _check_service(project, served)
     if not any("SigningKey" in (each.folder / "defs.yaml").read_text(errors="replace") for each in project.broken):
         # Where the key's own document is broken, tables are too, rather than unsigned.
         project.resources.setdefault("signing", SigningKeyResource())
 
 
+def _check_service(project: Project, served: Sequence[Document]) -> None:
+    """What the service needs of the other documents; a broken one of its own is noted, too."""
+    for each in project.broken:
+        if "export_pipelines.Service" in (each.folder / "defs.yaml").read_text(errors="replace"):
+            project.service_errors += each.errors
+    missing = missing_keys(project.service, project.resources)
+    if served and missing:
+        path = ("store",) if project.service.store in missing else ()
+        error = served[0].error(f"there is no {missing[0]!r} in resources/ (or it is broken)", path)
+        folder = served[0].file.parent
+        project.service_errors.append(error)
+        project.broken.append(BrokenFolder(folder.name, "resources", folder, [error]))
+
+
 def _load_schedules(project: Project) -> None:
-    def add(document: Document) -> None:
-        spec = _spec(document, AUTOMATION)
-        if spec.name in {name for name, _ in project.automations}:
-            raise document.error(f"there are two of the name {spec.name!r}", ("name",))
-        tables = _tables_of(project, spec, document)
-        if isinstance(spec, DrillScheduleSpec):
-            _check_drill(project, spec, tables, document)
-        if isinstance(spec, VerifyScheduleSpec):
-            _refuse_second_verify(project, tables, document)
-        try:
-            project.automations.append((spec.name, automation(spec, tables, project.resources)))
-        except Exception as error:  # Dagster's own rules, and rhythms that cannot be
-            raise document.error(str(error)) from error
-
-    _each_document(project, "schedules", add)
-
-
-def automation(spec: AutomationSpec, tables: Sequence[TableAssets], resources: Mapping[str, Any]) -> dg.Definitions:
-    """The schedules or the sensor of a document."""
-    match spec:
-        case VerifyScheduleSpec():
-            return verify_definitions(spec, tables, resources)
-        case ExportScheduleSpec():
-            return dg.Definitions(schedules=export_schedules(spec, tables))
-        case DrillScheduleSpec():
-            return drill_definitions(spec, tables)
-        case ExpireScheduleSpec():
-            return dg.Definitions(schedules=expire_schedules(spec, tables))
-        case ChainSensorSpec():
-            return dg.Definitions(sensors=[chain_sensor(spec, tables)])
-        case UpstreamSensorSpec():
-            return dg.Definitions(sensors=[upstream_sensor(spec, tables)])
-        case DueCleanupSensorSpec():
-            return dg.Definitions(sensors=[due_cleanup_sensor(spec, tables)])
-        case FailureNoticeSpec():
-            return dg.Definitions(sensors=[failure_notice(spec, tables)])
-    raise TypeError(f"nothing to make of {type(spec).__name__}")
-
-
-def _tables_of(project: Project, spec: AutomationSpec, document: Document) -> list[TableAssets]:
-    """The tables that a document names. A broken table breaks what names it by its id; patterns pass over it."""
-    for number, pattern in enumerate(spec.tables):
-        if pattern == "*" or any(project.tables_named([pattern])):
-            continue
-        broken = any(fnmatch.fnmatchcase(each.id, pattern) for each in project.broken)
-        why = "is broken itself" if broken else "matches no table"
-        hint = "mend the table first" if broken else suggest(pattern, list(project.tables))
-        raise document.error(f"{pattern!r} {why}", ("tables", number), hint)
-    return list(project.tables_named(spec.tables))
-
-
-def _check_drill(project: Project, spec: DrillScheduleSpec, tables: Sequence[TableAssets], document: Document) -> None:
-    """Raises SpecError: its connection is missing, or a table has a drill already, since a check has one definition."""
-    if spec.connection is not None and not isinstance(
-        project.resources.get(spec.connection), PostgresConnectionResource
-    ):
-        raise document.error(f"there is no connection {spec.connection!r} in resources/", ("connection",))
-    keys = {key for _, each in project.automations for check in each.asset_checks or () for key in check.check_keys}
-    for each in tables:
-        if dg.AssetCheckKey(asset_key(each.table, "archive"), DRILL) in keys:
-            raise document.error(f"{each.table.id} is in another DrillSchedule already", ("tables",))
-
-
-def _refuse_second_verify(project: Project, tables: Sequence[TableAssets], document: Document) -> None:
-    """Raises SpecError: a table is verified by another document, and a check has one definition."""
-    keys = {key for _, each in project.automations for check in each.asset_checks or () for key in check.check_keys}
-    for each in tables:
-        if dg.AssetCheckKey(asset_key(each.table, "archive"), VERIFIED) in keys:
-            raise document.error(f"{each.table.id} is in another VerifySchedule already", ("tables",))
+    _each_document(project, "schedules", lambda document: add_automation(project, document))
 
 
 def _each_document(project: Project, folder: str, add: Callable[[Document], None]) -> None:
@@ -321,21 +285,6 @@ def _each_document(project: Project, folder: str, add: Callable[[Document], None
 
 def _files(folder: Path) -> Iterator[Path]:
     return iter(sorted(folder.rglob("defs.yaml"))) if folder.is_dir() else iter(())
-
-
-def _spec(document: Document, models: dict[str, type[SpecT]]) -> SpecT:
-    """The document as the model of its type. Raises SpecErrors."""
-    model = models.get(document.type.removeprefix(PREFIX))
-    if model is None:
-        known = [PREFIX + name for name in models]
-        hint = suggest(document.type, known) or f"known are {', '.join(known)}"
-        raise SpecError(
-            f"unknown type {document.type!r}", file=document.file, line=document.line, field="type", hint=hint
-        )
-    result = validate(model, document)
-    if isinstance(result, list):
-        raise SpecErrors(result)
-    return result
 
 
 def _foreign(document: Document) -> dg.Definitions:

@@ -45,7 +45,7 @@ _S3_OPTIONS = (
 )
 
 
-def _no_password(value: Value | None) -> Value | None:
+def no_password(value: Value | None) -> Value | None:
     if isinstance(value, str) and "://" in value and urlsplit(value).password:
         raise ValueError("a password stands in the file; put the URL into a variable: {env: NAME}")
     return value
@@ -88,7 +88,7 @@ class PostgresConnectionSpec(ResourceSpec):
     sslkey: str | None = None
     """File of the client's key."""
 
-    _check_url = field_validator("url")(_no_password)
+    _check_url = field_validator("url")(no_password)
 
     def resource(self) -> PostgresConnectionResource:
         options = self.model_dump(exclude={"resource_key", "url", "role"}, exclude_none=True)
@@ -116,7 +116,7 @@ class MysqlConnectionSpec(ResourceSpec):
     ssl_verify_identity: bool = True
     """Whether the certificate must be that of the host's name; counts with `ssl_ca`."""
 
-    _check_url = field_validator("url")(_no_password)
+    _check_url = field_validator("url")(no_password)
 
     def resource(self) -> MysqlConnectionResource:
         files = {name: value for name in ("ssl_ca", "ssl_cert", "ssl_key") if (value := getattr(self, name))}
@@ -134,7 +134,7 @@ class CatalogSpec(ResourceSpec):
     db_schema: str = Field(default="export_pipelines", alias="schema")
     """Schema of the metadata tables."""
 
-    _check_url = field_validator("url")(_no_password)
+    _check_url = field_validator("url")(no_password)
 
     def resource(self) -> CatalogResource:
         return CatalogResource(url=resolved(self.url), schema_name=self.db_schema)
@@ -228,7 +228,7 @@ class S3StoreSpec(ResourceSpec):
     encryption: EncryptionSpec | None = None
     """To whom files are encrypted of tables which say nothing themselves and export to, or archive in, this store."""
 
-    _check_url = field_validator("url", "endpoint_url")(_no_password)
+    _check_url = field_validator("url", "endpoint_url")(no_password)
 
     def resource(self) -> StoreResource:
         options = {

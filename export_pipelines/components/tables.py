@@ -140,7 +140,7 @@ def _source_metadata(table: TableDefinition) -> dict[str, Any]:
 def _step_spec(table: TableDefinition, stage: Stage) -> dg.AssetSpec:
     before = {Stage.EXPORT: "source", Stage.ARCHIVE: Stage.EXPORT, Stage.CLEANUP: Stage.ARCHIVE}[stage]
     kinds = {
-        Stage.EXPORT: {table.spec.format.type, table.spec.compression.value} - {"none"},
+        Stage.EXPORT: {table.spec.format.type, table.spec.packing.value} - {"none"},
         Stage.ARCHIVE: {"archive"},
         Stage.CLEANUP: {_KINDS[table.engine], "sql"},
     }[stage]

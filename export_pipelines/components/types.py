@@ -26,7 +26,9 @@ from export_pipelines.components.automation import (
     UpstreamSensorSpec,
     VerifyScheduleSpec,
 )
-from export_pipelines.components.project import Project, automation, load_project
+from export_pipelines.components.loading_automations import automation
+from export_pipelines.components.opensearch import OpenSearchSpec
+from export_pipelines.components.project import Project, load_project
 from export_pipelines.components.resources import (
     AgeIdentitySpec,
     CatalogSpec,
@@ -39,13 +41,16 @@ from export_pipelines.components.resources import (
     StoreSpec,
 )
 from export_pipelines.errors import RequestError, SpecErrors
+from export_pipelines.specs.dataset import DataSetSpec
 from export_pipelines.specs.model import SpecModel
+from export_pipelines.specs.service import ServiceSpec
 from export_pipelines.specs.table import TableSpec
 
 __all__ = [
     "AgeIdentity",
     "CatalogDatabase",
     "ChainSensor",
+    "DataSet",
     "DrillSchedule",
     "DueCleanupSensor",
     "ExpireSchedule",
@@ -54,8 +59,10 @@ __all__ = [
     "FailureNotice",
     "FilesystemStore",
     "MysqlConnection",
+    "OpenSearch",
     "PostgresConnection",
     "S3Store",
+    "Service",
     "SigningKey",
     "Store",
     "UpstreamSensor",
@@ -63,21 +70,29 @@ __all__ = [
 ]
 
 
+_SQL = {"ExportTable": ("select.sql", "delete.sql"), "DataSet": ("select.sql",)}
+"""Files beside the defs.yaml of a type."""
+
+
 class TemplateScaffolder(dg.Scaffolder):
-    """Writes the defs.yaml of a type, with comments that teach, and for a table its two SQL files."""
+    """Writes the defs.yaml of a type, with comments that teach, and the SQL files beside it."""
 
     def scaffold(self, request: ScaffoldRequest) -> None:
         """Called by `dg scaffold defs export_pipelines.<type> <folder>`. Files that exist are left alone."""
         name = request.type_name.rpartition(".")[2]
         request.target_path.mkdir(parents=True, exist_ok=True)
         _write(request.target_path / "defs.yaml", f"{name}.yaml")
-        if name == "ExportTable":
-            for file in ("select.sql", "delete.sql"):
-                _write(request.target_path / file, file)
+        for file in _SQL.get(name, ()):
+            _write(request.target_path / file, name_of(file, name))
+
+
+def name_of(file: str, kind: str) -> str:
+    """The template of a SQL file of a type."""
+    return "DataSet.sql" if kind == "DataSet" else file
 
 
 def template(name: str) -> str:
-    """Text of a template: `<type>.yaml`, `select.sql` or `delete.sql`."""
+    """Text of a template: `<type>.yaml`, `select.sql`, `delete.sql` or `DataSet.sql`."""
     return (files("export_pipelines.components") / "templates" / name).read_text(encoding="utf-8")
 
 
@@ -127,6 +142,31 @@ class ExportTable(Shell):
         raise RequestError(f"{folder} is not below assets/ of the project {project.root}")
 
 
+@dg.scaffold_with(TemplateScaffolder)
+class DataSet(Shell):
+    """Rows that people ask for."""
+
+    model = DataSetSpec
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        folder = context.path if context.path.is_dir() else context.path.parent
+        project = _project()
+        for broken in project.broken:
+            if broken.folder.resolve() == folder.resolve():
+                raise SpecErrors(broken.errors)
+        return dg.Definitions(resources=project.resources)
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class Service(Shell):
+    """How exports on demand are served: settings, nothing that Dagster knows."""
+
+    model = ServiceSpec
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        return dg.Definitions()
+
+
 class ResourceShell(Shell):
     """Base of the types in resources/."""
 
@@ -148,6 +188,13 @@ class MysqlConnection(ResourceShell):
     """A MySQL or MariaDB database that tables are exported from."""
 
     model = MysqlConnectionSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class OpenSearch(ResourceShell):
+    """An OpenSearch whose indexes are data sets."""
+
+    model = OpenSearchSpec
 
 
 @dg.scaffold_with(TemplateScaffolder)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import islice
 from random import Random
@@ -24,7 +24,8 @@ from export_pipelines.sources.mysql import MysqlSource
 ROWS = {"vaccine_batch": 2_000, "vaccination": 200_000, "certificate": 50_000, "audit_trail": 100_000}
 """Tables, in the order of loading, and the rows of each at scale 1."""
 START, END = datetime(2024, 1, 1), datetime(2025, 1, 1)
-"""Between these two everything happens, in UTC."""
+"""Between these two everything happens, in UTC; but the audit trail, of which the rows of more than 90 days are cleaned
+up, is of the same length and ends with the day before it is loaded."""
 
 _LOCK = "export_pipelines demo health"
 _CHUNK_ROWS = 2_000
@@ -48,22 +49,23 @@ class Table:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many rows there are of each table."""
+    """How many rows there are of each table, and the day (UTC) whose beginning ends the audit trail."""
 
     scale: float
+    today: date
 
     def of(self, table: str) -> int:
         """Rows of a table; at least one."""
         return max(1, round(ROWS[table] * self.scale))
 
 
-def load(url: str, progress: LoadProgress = silent, *, scale: float = 1.0) -> dict[str, int]:
+def load(url: str, progress: LoadProgress = silent, *, scale: float = 1.0, today: date | None = None) -> dict[str, int]:
     """Load the four tables into the MariaDB or MySQL database at `url` (which exists); the rows loaded by this call.
 
     352,000 rows at `scale` 1, some 70 MB there, in about 15 seconds of a quiet machine (two cores). The same `scale`
-    gives the same rows. Nothing is done when they were loaded before, also when rows were cleaned up since. Of two at
-    once the second waits. The rows are one transaction: after a crash the tables are empty, and the next call fills
-    them.
+    on the same day (`today`, in UTC; that of the clock when absent) gives the same rows. Nothing is done when they were
+    loaded before, also when rows were cleaned up since. Of two at once the second waits. The rows are one transaction:
+    after a crash the tables are empty, and the next call fills them.
 
     Raises:
         SourceError: the database is unreachable or refuses.
@@ -75,16 +77,20 @@ def load(url: str, progress: LoadProgress = silent, *, scale: float = 1.0) -> di
         try:
             cursor.execute("SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES'")
             _wait_for_others(cursor)
-            return _load_once(connection, cursor, progress, Sizes(scale))
+            return _load_once(connection, cursor, progress, Sizes(scale, today or _today()))
         except pymysql.MySQLError as error:
             transient = isinstance(error, pymysql.err.OperationalError)
             raise SourceError(f"demo data: {error.args[-1]}", transient=transient) from error
 
 
-def rows(table: str, scale: float = 1.0) -> Iterator[Row]:
-    """The rows of a table as they are loaded, in the order of their times."""
+def rows(table: str, scale: float = 1.0, today: date | None = None) -> Iterator[Row]:
+    """The rows of a table as they are loaded on a day (`today`, in UTC), in the order of their times."""
     found = next(each for each in TABLES if each.name == table)
-    return found.rows(Random(f"export_pipelines/health/{table}"), Sizes(scale))
+    return found.rows(Random(f"export_pipelines/health/{table}"), Sizes(scale, today or _today()))
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
 
 
 def _wait_for_others(cursor: Any) -> None:
@@ -128,7 +134,7 @@ def _is_loaded(cursor: Any) -> bool:
 def _fill(cursor: Any, table: Table, progress: LoadProgress, sizes: Sizes) -> int:
     total, loaded = sizes.of(table.name), 0
     into = f"INSERT INTO {table.name} ({', '.join(table.columns.split())}) VALUES "
-    found = rows(table.name, sizes.scale)
+    found = rows(table.name, sizes.scale, sizes.today)
     while chunk := list(islice(found, _CHUNK_ROWS)):
         cursor.execute(into + _values(chunk))
         loaded += len(chunk)
@@ -243,11 +249,12 @@ def _payload(rng: Random, kind: str, holder: str, issued: datetime) -> str:
 def _audit_trail(rng: Random, sizes: Sizes) -> Iterator[Row]:
     number, certificates = sizes.of("audit_trail"), sizes.of("certificate")
     writer = Writer(rng, 200)
+    later = sizes.today - END.date()
     for place, at in enumerate(_sorted_times(rng, number, 1_000)):
         action = rng.choices(_ACTIONS, (20, 50, 10, 10, 9, 1))[0]
         yield (
             _MIDDLE - number // 2 + place,
-            at,
+            at + later,
             rng.choice(_ACTORS),
             action,
             ",".join(flag for flag in ("api", "batch", "delegated", "urgent") if rng.random() < 0.15),

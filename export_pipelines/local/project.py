@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from string import Template
 
-from export_pipelines.errors import SourceError
+from export_pipelines.errors import SourceError, SpecError
 from export_pipelines.settings import (
     DAGSTER_DATABASE,
     SOURCE_DATABASE,
@@ -17,9 +21,14 @@ from export_pipelines.settings import (
     apply,
     with_storage_defaults,
 )
+from export_pipelines.specs.documents import load_documents, validate
+from export_pipelines.specs.service import ServiceSpec
 
 # Its presence in dagster.yaml says that the file is ours to replace.
 MARKER = "# Written by export-pipelines"
+TABLE_RUNS = 10
+"""Runs of tables at the same time, as dagster.yaml limits them: each is a process."""
+_MAX_SOCKET_PATH = 100
 
 
 @contextmanager
@@ -46,7 +55,7 @@ def running(settings: Settings, *, migrate_catalog: bool = True) -> Iterator[Set
                 settings = replace(settings, dagster_pg_url=with_storage_defaults(address.url(DAGSTER_DATABASE)))
         if (settings.state / "mariadb").exists():
             stack.enter_context(_demo_mariadb(settings.state))
-        write_dagster_yaml(settings.dagster_home)
+        write_dagster_yaml(settings)
         settings.export_path.mkdir(parents=True, exist_ok=True)
         apply(settings)
         if migrate_catalog and settings.dagster_pg_url:
@@ -70,11 +79,15 @@ def _demo_mariadb(state: Path) -> Iterator[None]:
         yield
 
 
-def write_dagster_yaml(home: Path) -> Path:
-    """Write our dagster.yaml into Dagster's home, unless there is one that is not ours; returns its path."""
+def write_dagster_yaml(settings: Settings) -> Path:
+    """Write our dagster.yaml into Dagster's home, unless there is one that is not ours; returns its path.
+
+    The limits of requests are the service's own settings; with a document that is broken, their defaults.
+    """
+    home = settings.dagster_home
     home.mkdir(parents=True, exist_ok=True)
     path = home / "dagster.yaml"
-    ours = resources.files("export_pipelines.local").joinpath("dagster.yaml").read_text()
+    ours = _dagster_yaml(settings)
     if path.exists():
         present = path.read_text()
         if present == ours or not present.startswith(MARKER):
@@ -83,3 +96,38 @@ def write_dagster_yaml(home: Path) -> Path:
     new.write_text(ours)
     new.replace(path)
     return path
+
+
+def _dagster_yaml(settings: Settings) -> str:
+    service = service_of(settings.root)
+    limits = [{"key": "export_pipelines/request_queue", "value": "requests", "limit": service.concurrency}]
+    if service.per_user is not None:
+        each = {"applyLimitPerUniqueValue": True}
+        limits.append({"key": "export_pipelines/user", "value": each, "limit": service.per_user})
+    text = resources.files("export_pipelines.local").joinpath("dagster.yaml").read_text()
+    return Template(text).substitute(
+        socket=json.dumps(str(worker_socket(settings))),
+        # Runs of tables never take the places of requests.
+        runs=TABLE_RUNS + service.concurrency,
+        limits=json.dumps(limits),
+    )
+
+
+def service_of(root: Path) -> ServiceSpec:
+    """The service's settings as resources/ gives them; the defaults where it says nothing, or something broken."""
+    for file in sorted((root / "resources").rglob("defs.yaml")):
+        with suppress(SpecError):
+            for document in load_documents(file):
+                if document.type == "export_pipelines.Service":
+                    found = validate(ServiceSpec, document)
+                    return found if isinstance(found, ServiceSpec) else ServiceSpec()
+    return ServiceSpec()
+
+
+def worker_socket(settings: Settings) -> Path:
+    """Where the worker of this project and machine listens. Short, since such paths have 107 bytes at most."""
+    path = settings.state / "worker.sock"
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+        return path
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"export-pipelines-{os.getuid()}" / f"{name}.sock"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from export_pipelines.errors import SourceError
-from export_pipelines.sources.mysql_errors import source_error
+from export_pipelines.sources.mysql_errors import no_text, refuse_altered, source_error
 from export_pipelines.sources.postgres import redact
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ Values = Sequence[object] | Mapping[str, object] | None
 SCHEMES = ("mysql", "mariadb", "mysql+pymysql")
 _STOP_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
+_WATCH_SECONDS = 0.2
 
 PINNED = {
     "sql_mode": "'ONLY_FULL_GROUP_BY,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'",
@@ -48,9 +49,17 @@ _OURS = {
     "net_read_timeout": "600",
     "net_write_timeout": "3600",
     "wait_timeout": "28800",
+    # As many as there can be: what was cut off is told by warnings alone.
+    "max_error_count": "65535",
 }
-_MARIADB = {"in_predicate_conversion_threshold": "0"}
 # Lists of keys stay lists: rewritten as a subquery, or given up by the optimizer, they would be looked for row by row.
+_MARIADB = {
+    "in_predicate_conversion_threshold": "0",
+    # Beyond it, a recursion would end in silence.
+    "max_recursive_iterations": "4294967295",
+    # Reads would see rows of another time than a DELETE does.
+    "system_versioning_asof": "DEFAULT",
+}
 _MYSQL = {"range_optimizer_max_mem_size": "0"}
 
 
@@ -114,13 +123,15 @@ class MysqlSource:
         timezone: str = "UTC",
         statement_timeout: str = "0",
         lock_timeout: str = "0",
+        watch: Callable[[], None] | None = None,
     ) -> Iterator[MysqlSession]:
         """A connection for one transaction after another, each REPEATABLE READ with all text settings pinned.
 
         Leaving it closes the connection, which rolls back what was not committed. Time-outs are written as
-        PostgreSQL's (`10min`, `30s`, milliseconds without a unit); `0` is none.
+        PostgreSQL's (`10min`, `30s`, milliseconds without a unit); `0` is none. `watch` is called every now and then in
+        the caller's thread while a statement runs; what it raises ends the statement.
         """
-        session = MysqlSession(self, self.connect(), read_only)
+        session = MysqlSession(self, self.connect(), read_only, watch)
         try:
             session.pin(timezone, _seconds(statement_timeout), _seconds(lock_timeout))
             yield session
@@ -131,7 +142,10 @@ class MysqlSource:
 class MysqlSession:
     """One connection. Not to be shared between threads."""
 
-    def __init__(self, source: MysqlSource, connection: Any, read_only: bool) -> None:
+    def __init__(
+        self, source: MysqlSource, connection: Any, read_only: bool, watch: Callable[[], None] | None = None
+    ) -> None:
+        self._watch = watch
         self._source = source
         self._connection = connection
         self._read_only = read_only
@@ -200,6 +214,16 @@ class MysqlSession:
 
         return self._interruptible(run, "query failed")
 
+    def table(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run one statement; the names of its columns, and its rows, all in memory."""
+
+        def run() -> tuple[list[str], list[tuple[Any, ...]]]:
+            with self._connection.cursor() as cursor:
+                cursor.execute(sql)
+                return [column[0] for column in cursor.description], list(cursor.fetchall())
+
+        return self._interruptible(run, "query failed")
+
     def change(self, sql: str, values: Values = None) -> int:
         """Run one INSERT, UPDATE or DELETE; the number of rows that it changed."""
 
@@ -213,6 +237,11 @@ class MysqlSession:
         """The one row of a query."""
         return self.execute(sql, values)[0]
 
+    def bound(self, sql: str, values: Values) -> str:
+        """A statement with its values, as the driver writes them."""
+        with self._connection.cursor() as cursor:
+            return str(cursor.mogrify(sql, values))
+
     def describe(self, query: str) -> list[ResultColumn]:
         """The columns of a query, without running it."""
         from export_pipelines.sources import mysql_wire
@@ -225,7 +254,8 @@ class MysqlSession:
         the usual one. With `raw` they come as the server gives them.
 
         Raises:
-            SourceError: also when a value is NULL, since the server then could not make it (`max_allowed_packet`).
+            SourceError: also when a value is NULL, since the server then could not make it (`max_allowed_packet`), or
+                is no text in UTF-8; and, behind the last row, when the server tells that a value is not what it was.
         """
         from export_pipelines.sources import mysql_wire
         from export_pipelines.sources.mysql_types import quoted
@@ -241,13 +271,20 @@ class MysqlSession:
         try:
             self._interruptible(run, "export failed")
         except mysql_wire.NullInRow as error:
-            # What is left of the result is of no use, nor is the connection behind it.
-            with suppress(Exception):
-                self._connection._force_close()
+            self._give_up()
             raise SourceError(
                 "a row is larger than the server's max_allowed_packet, so it gave NULL for it",
                 hint="raise it above the largest row as text, in which binary columns count twice",
             ) from error
+        except UnicodeDecodeError as error:
+            self._give_up()
+            raise no_text() from error
+        refuse_altered(self.execute("SHOW WARNINGS"))
+
+    def _give_up(self) -> None:
+        """Close the connection: what is left of a result is of no use, nor is what would come behind it."""
+        with suppress(Exception):
+            self._connection._force_close()
 
     def close(self) -> None:
         """Close the connection; the server ends the transaction."""
@@ -262,8 +299,9 @@ class MysqlSession:
         future = self._worker.submit(run)
         try:
             # A signal that comes just before the wait begins would not end it: look again every now and then.
-            while not wait([future], _LOOK_SECONDS).done:
-                pass
+            while not wait([future], _WATCH_SECONDS if self._watch else _LOOK_SECONDS).done:
+                if self._watch:
+                    self._watch()
             return future.result()
         except pymysql.Error as error:
             raise source_error(error, doing) from error

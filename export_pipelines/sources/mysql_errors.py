@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from export_pipelines.errors import SourceError
@@ -15,6 +16,8 @@ DENIED = ("1044", "1142", "1143")
 """Codes of rights that the account has not got."""
 
 NO_SUCH_TABLE, UNKNOWN_COLUMN = "1146", "1054"
+READ_ONLY = "1792"
+"""Code of a statement that would write in a transaction that only reads."""
 
 # Lost connections, shutdowns, limits of the server, conflicts, time-outs.
 _TRANSIENT = {
@@ -49,6 +52,28 @@ _HINTS = {
     1927: "somebody ended the connection (KILL)",
     1317: "somebody ended the query (KILL QUERY)",
 }
+
+_PACKET = "raise max_allowed_packet on the server; it bounds each text that a function makes"
+_CHARSET = "mend it; or ALTER TABLE … MODIFY column VARBINARY(…), which keeps all bytes, and then to the charset that they are of"
+_ALTERED = {
+    1260: ("the server cut off what an aggregate such as GROUP_CONCAT made", _PACKET),
+    1301: ("the server gave NULL for a text that is larger than max_allowed_packet", _PACKET),
+    1931: ("the server ended a recursion before its end", "see its max_recursive_iterations"),
+    **dict.fromkeys((1300, 1977, 3854), ("a text has a character that its charset does not define", _CHARSET)),
+}
+
+
+def no_text() -> SourceError:
+    """The error for text that is not UTF-8, although the server said that it is."""
+    return SourceError("a text has what is no character, such as half a surrogate pair", hint=_CHARSET)
+
+
+def refuse_altered(warnings: Iterable[tuple[Any, ...]]) -> None:
+    """Raise SourceError if the rows of SHOW WARNINGS say that values of a result are not what they should be."""
+    for _, code, _ in warnings:
+        if int(code) in _ALTERED:
+            message, hint = _ALTERED[int(code)]
+            raise SourceError(f"{message} ({code})", hint=hint, code=str(code))
 
 
 def source_error(error: Any, doing: str) -> SourceError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -30,12 +30,18 @@ ORDER BY index_name <> 'PRIMARY', index_name, seq_in_index
 """
 _TRIGGERS = """
 SELECT trigger_name, CONCAT(event_object_schema, '.', event_object_table) FROM information_schema.triggers
-WHERE event_object_schema = %s AND event_object_table = %s AND event_manipulation = 'DELETE'
+WHERE event_object_schema = %s AND event_object_table = %s AND event_manipulation LIKE '%%DELETE%%'
 """
 _FOREIGN = """
 SELECT CONVERT(id USING utf8mb4), for_name, type FROM information_schema.{table}
 WHERE LOWER(ref_name) = LOWER(CONCAT(CONVERT(CONVERT(%s USING filename) USING binary), '/',
                                      CONVERT(CONVERT(%s USING filename) USING binary)))
+"""
+# What a function does is said by who made it; who says nothing says CONTAINS SQL.
+_FUNCTIONS = """
+SELECT LOWER(routine_schema), LOWER(routine_name), LOWER(DATABASE()) FROM information_schema.routines
+WHERE routine_type = 'FUNCTION' AND LOWER(routine_name) IN %s
+  AND (sql_data_access = 'MODIFIES SQL DATA' OR (sql_data_access = 'CONTAINS SQL' AND is_deterministic = 'NO'))
 """
 _MAY_SEE_TRIGGERS = """
 SELECT COUNT(*) FROM (
@@ -76,6 +82,10 @@ class BaseTable:
     def fingerprint(self) -> str:
         """SHA-256 over names, types and collations; changes when the text of its rows may."""
         return hashlib.sha256(repr(self.columns).encode()).hexdigest()
+
+    def has_key(self, columns: Sequence[str]) -> bool:
+        """Whether some unique key has no other columns than these."""
+        return any(set(key) <= set(columns) for key in self.keys)
 
 
 def snapshot(session: MysqlSession) -> Snapshot:
@@ -142,6 +152,18 @@ def types(session: MysqlSession, columns: Sequence[ResultColumn]) -> tuple[Colum
         for column, declared, _ in session.execute(_COLUMNS, (schema, name)):
             base[schema, name, str(column)] = str(declared)
     return declared_types(columns, base)
+
+
+def doubtful_functions(session: MysqlSession, called: Collection[tuple[str | None, str]]) -> list[str]:
+    """Stored functions among these (schema or None, and name, in lower case) that are not declared to read only."""
+    if not called:
+        return []
+    found = session.execute(_FUNCTIONS, (sorted({name for _, name in called}),))
+    return sorted(
+        f"{schema}.{name}"
+        for schema, name, current in found
+        if (schema, name) in called or (schema == current and (None, name) in called)
+    )
 
 
 def side_effects(session: MysqlSession, table: BaseTable) -> list[SideEffect]:

@@ -35,7 +35,8 @@ _WIDEST_VARCHAR = 16383
 _INTEGERS = {1: "tinyint", 2: "smallint", 3: "int", 8: "bigint", 9: "mediumint"}
 _REALS = {4: "float", 5: "double"}
 _DECIMALS = (0, 246)
-_TIMES = {7: "timestamp", 10: "date", 11: "time", 12: "datetime", 14: "date"}
+_TIMESTAMP = 7
+_TIMES = {_TIMESTAMP: "timestamp", 10: "date", 11: "time", 12: "datetime", 14: "date"}
 _NULL, _YEAR, _BIT, _JSON, _GEOMETRY, _CHAR = 6, 13, 16, 245, 255, 254
 _BLOBS = (249, 250, 251, 252)
 _NUMBERS = frozenset({*_INTEGERS, *_REALS, *_DECIMALS})
@@ -105,6 +106,11 @@ class ResultColumn:
             self.charset == _BINARY and self.type_code not in _PLAIN and self.type_code != _JSON
         )
 
+    @property
+    def never_null_instant(self) -> bool:
+        """Whether it is a TIMESTAMP NOT NULL, into which an INSERT of NULL may put the present time."""
+        return self.type_code == _TIMESTAMP and bool(self.flags & NOT_NULL)
+
 
 def field(column: ResultColumn, reference: str, csv: CsvSpec) -> str:
     """An SQL expression that gives a value as one field of CSV, in utf8mb4. `reference` is SQL that names the column.
@@ -130,14 +136,20 @@ def field(column: ResultColumn, reference: str, csv: CsvSpec) -> str:
 
 
 def quoted(texts: list[bytes], quote: str) -> list[bytes]:
-    """Texts made of fields, with their quotes: those around values, and those within, which are doubled."""
+    """Texts made of fields, with their quotes: those around values, and those within, which are doubled.
+
+    Raises UnicodeDecodeError: one is not in UTF-8.
+    """
     whole = _BETWEEN.join(texts)
     if _MARK not in whole:
         return texts
     sign = quote.encode()
     if sign in whole:
         whole = whole.replace(sign, sign + sign)
-    return whole.replace(_MARK, sign).split(_BETWEEN)
+    whole = whole.replace(_MARK, sign)
+    # Of half a surrogate pair the server makes three bytes that nobody could read back.
+    whole.replace(_BETWEEN, b"").decode()
+    return whole.split(_BETWEEN)
 
 
 def comparable(column: ResultColumn, reference: str) -> str:

@@ -52,6 +52,7 @@ PINNED = {
 
 _STOP_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
+_WATCH_SECONDS = 0.2
 _CHECKS_CLIENTS = 140000
 _CHECK_INTERVAL = "client_connection_check_interval"
 _KEEP = 2
@@ -153,11 +154,13 @@ class PostgresSource:
         timezone: str = "UTC",
         statement_timeout: str = "0",
         lock_timeout: str = "0",
+        watch: Callable[[], None] | None = None,
     ) -> Iterator[Session]:
         """A connection for one transaction after another, each REPEATABLE READ with all text settings pinned.
 
         Leaving it rolls back what was not committed; by an error it also closes the connection, which ends what still
-        runs.
+        runs. `watch` is called every now and then in the caller's thread while a statement runs; what it raises ends
+        the statement.
         """
         settings = {
             **PINNED,
@@ -166,7 +169,7 @@ class PostgresSource:
             "lock_timeout": lock_timeout,
             "idle_in_transaction_session_timeout": "0",
         }
-        session = Session(self._idle_connection() or self.connect(), settings, read_only)
+        session = Session(self._idle_connection() or self.connect(), settings, read_only, watch)
         try:
             yield session
             connection = session.release()
@@ -206,7 +209,10 @@ class _Idle:
 class Session:
     """One connection. Not to be shared between threads."""
 
-    def __init__(self, connection: Any, settings: dict[str, str], read_only: bool) -> None:
+    def __init__(
+        self, connection: Any, settings: dict[str, str], read_only: bool, watch: Callable[[], None] | None = None
+    ) -> None:
+        self._watch = watch
         self._connection = connection
         self._connection.autocommit = True
         self._settings = settings
@@ -286,11 +292,15 @@ class Session:
 
         return self._interruptible(run, "query failed")
 
-    def copy_out(self, query: str, options: str, write: Callable[[bytes], object]) -> None:
+    def copy_out(self, query: str, options: str, write: Callable[[bytes], object], values: Values = None) -> None:
         """`COPY (query) TO STDOUT`; `write` gets one record a call, in a thread of its own."""
 
         def run() -> None:
+            nonlocal query
             with self._connection.cursor() as cursor:
+                if values is not None:
+                    # COPY takes no parameters; the driver binds those of other statements in the same way.
+                    query = cursor.mogrify(query, values).decode()
                 cursor.copy_expert(f"COPY ({query}\n) TO STDOUT WITH ({options})", _Writer(write))
 
         self._interruptible(run, "export failed")
@@ -328,8 +338,9 @@ class Session:
         future = self._worker.submit(run)
         try:
             # A signal that comes just before the wait begins would not end it: look again every now and then.
-            while not wait([future], _LOOK_SECONDS).done:
-                pass
+            while not wait([future], _WATCH_SECONDS if self._watch else _LOOK_SECONDS).done:
+                if self._watch:
+                    self._watch()
             return future.result()
         except psycopg2.Error as error:
             raise source_error(error, doing) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from export_pipelines import naming, windows
 from export_pipelines.errors import SpecError
+from export_pipelines.specs.dataset import DataSetSpec
 from export_pipelines.specs.documents import Document
 from export_pipelines.specs.table import CleanupMode, PartitionsSpec, TableDefinition, TableSpec
 
@@ -38,7 +39,9 @@ def problems(document: Document, spec: TableSpec, texts: Mapping[str, str]) -> I
         yield document.error(message, ("file_name",))
     if not bad_windows and not bad_names:
         yield from _equal_names(document, spec)
-    yield from _dagster_problems(document, spec)
+    yield from dagster_problems(document, spec)
+    if spec.pool is not None and not re.fullmatch(r"\S+", spec.pool):
+        yield document.error("the name of a pool has no white space and is not empty", ("pool",))
 
 
 def _equal_names(document: Document, spec: TableSpec) -> Iterator[SpecError]:
@@ -80,7 +83,8 @@ def _file_problems(document: Document, spec: TableSpec, texts: Mapping[str, str]
         yield document.error("needs `partitions`", ("cumulative",))
 
 
-def _dagster_problems(document: Document, spec: TableSpec) -> Iterator[SpecError]:
+def dagster_problems(document: Document, spec: TableSpec | DataSetSpec) -> Iterator[SpecError]:
+    """What Dagster would refuse of owners, tags and asset keys."""
     for number, owner in enumerate(spec.owners):
         if not _OWNER.fullmatch(owner):
             yield document.error("is neither an e-mail address nor `team:name`", ("owners", number))
@@ -88,8 +92,6 @@ def _dagster_problems(document: Document, spec: TableSpec) -> Iterator[SpecError
         if not _TAG_KEY.fullmatch(key) or not _TAG_VALUE.fullmatch(value):
             hint = "letters, digits, `_`, `-` and `.`, at most 63; a key may have one `/`"
             yield document.error("is not a tag that Dagster allows", ("tags", key), hint)
-    if spec.pool is not None and not re.fullmatch(r"\S+", spec.pool):
-        yield document.error("the name of a pool has no white space and is not empty", ("pool",))
     for number, key in enumerate(spec.depends_on):
         if not all(key.split("/")):
             yield document.error("an asset key is parts joined by `/`, none of them empty", ("depends_on", number))

@@ -10,16 +10,26 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
 from export_pipelines.specs.encryption import EncryptionSpec
-from export_pipelines.specs.format import Compression
+from export_pipelines.specs.format import Compression, FormatName
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.retries import RetrySpec
 
 ROW_LIMIT = 80_000
 """Rows of a request at most, where a data set says nothing."""
+
+
+def known_zone(value: str) -> str:
+    """The name of a time zone. Raises ValueError: there is none of that name."""
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Tallinn") from error
+    return value
 
 
 class FilterType(StrEnum):
@@ -126,16 +136,6 @@ class Links(StrEnum):
     """Whoever has the link, as long as the file is there."""
 
 
-class FormatName(StrEnum):
-    """Formats that may be asked for."""
-
-    CSV = "csv"
-    JSON = "json"
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-    EXCEL = "excel"
-
-
 class DataSetOptions(SpecModel):
     """What may be asked of a data set, and by whom: `on_demand:` of a table, or part of a data set's own file."""
 
@@ -195,6 +195,11 @@ class DataSetOptions(SpecModel):
                 raise ValueError(f"a filter cannot be named {name!r}: it stands in URLs; letters, digits and single _")
         return value
 
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        return known_zone(value)
+
     @model_validator(mode="after")
     def _some_format(self) -> DataSetOptions:
         if not self.formats or not self.compressions:
@@ -211,6 +216,10 @@ class DataSetSpec(DataSetOptions):
     """Name of the connection in resources/: PostgreSQL, MySQL or MariaDB, or an OpenSearch."""
     table: str | None = None
     """`schema.name` (quote as in SQL): all its columns. Instead of a select.sql."""
+    exclude_columns: tuple[str, ...] = ()
+    """Columns of the `table` to leave out: nobody may ask for them or filter by them."""
+    mask_columns: dict[str, str] = {}
+    """Columns of the `table` to replace: name → SQL expression, e.g. `email: md5(email)`."""
     index: str | None = None
     """Name of an index, an alias or a pattern of an OpenSearch connection."""
     fields: dict[str, str] = {}
@@ -232,6 +241,10 @@ class DataSetSpec(DataSetOptions):
             raise ValueError("give `table` or `index`, or a select.sql beside this file, not both")
         if self.fields and not self.index:
             raise ValueError("fields are of an `index`; in SQL, write the types into select.sql")
+        if (self.exclude_columns or self.mask_columns) and not self.table:
+            raise ValueError("exclude_columns and mask_columns work on `table`; in a select.sql, write them there")
+        if both := set(self.exclude_columns) & set(self.mask_columns):
+            raise ValueError(f"columns {sorted(both)} are both excluded and masked")
         return self
 
 

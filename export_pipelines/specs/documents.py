@@ -23,6 +23,9 @@ from export_pipelines.errors import SpecError, SpecErrors
 DocumentPath = tuple[str | int, ...]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+PREFIX = "export_pipelines."
+"""Of the types of documents that are ours."""
+
 MAX_NODES = 50_000
 """Nodes of one document, aliases counted as often as they are used: a few lines of aliases can make billions."""
 
@@ -187,7 +190,7 @@ def _document(file: Path, node: yaml.Node, data: Any) -> Document:
     if not isinstance(kind, str) or not kind:
         message = "`type` is missing" if kind is None else "`type` is not a text"
         raise SpecError(message, file=file, line=lines.get(("type",), line), field="type")
-    if kind.startswith("export_pipelines.") and (unknown := [key for key in data if key not in _FIELDS]):
+    if kind.startswith(PREFIX) and (unknown := [key for key in data if key not in _FIELDS]):
         key = str(unknown[0])
         hint = suggest(key, _FIELDS) or "the fields of the component go below `attributes:`"
         raise SpecError(f"unknown field {key!r}", file=file, line=lines.get((key,), line), field=key, hint=hint)
@@ -223,6 +226,21 @@ def validate(model: type[ModelT], document: Document) -> ModelT | list[SpecError
         return [_spec_error(model, document, each) for each in found]
     except RecursionError:
         return [document.error("is nested too deeply")]
+
+
+def document_spec(document: Document, models: Mapping[str, type[ModelT]]) -> ModelT:
+    """The document as the model of its type. Raises SpecError: there is no such type; SpecErrors."""
+    model = models.get(document.type.removeprefix(PREFIX))
+    if model is None:
+        known = [PREFIX + name for name in models]
+        hint = suggest(document.type, known) or f"known are {', '.join(known)}"
+        raise SpecError(
+            f"unknown type {document.type!r}", file=document.file, line=document.line, field="type", hint=hint
+        )
+    result = validate(model, document)
+    if isinstance(result, list):
+        raise SpecErrors(result)
+    return result
 
 
 def _spec_error(model: type[BaseModel], document: Document, error: ErrorDetails) -> SpecError:

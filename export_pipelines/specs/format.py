@@ -10,12 +10,21 @@ from pydantic import Field, field_validator, model_validator
 
 from export_pipelines.specs.model import SpecModel
 
-FormatName = Literal["csv", "json", "jsonl", "parquet", "excel"]
 ANY_COLUMN = "*"
 """In `conversions`: every column that needs one and is not named."""
 
-_CONVERSION = re.compile(r"text|float|datetime|decimal\((\d+),(\d+)\)")
+_CONVERSION = re.compile(r"text|checked|float|datetime|decimal\((\d+),(\d+)\)")
 _LOSSY = ("float", "datetime")
+
+
+class FormatName(StrEnum):
+    """Formats of files."""
+
+    CSV = "csv"
+    JSON = "json"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+    EXCEL = "excel"
 
 
 class CsvSpec(SpecModel):
@@ -84,7 +93,7 @@ class ExcelSpec(SpecModel):
 class FormatSpec(SpecModel):
     """The file format and its options."""
 
-    type: FormatName = "csv"
+    type: FormatName = FormatName.CSV
     """`csv`, `json` (one array), `jsonl` (an object a line), `parquet` or `excel` (for small ones)."""
     csv: CsvSpec = CsvSpec()
     """Options of `csv`."""
@@ -93,9 +102,10 @@ class FormatSpec(SpecModel):
     excel: ExcelSpec = ExcelSpec()
     """Options of `excel`."""
     conversions: dict[str, str] = {}
-    """Columns whose values the format cannot hold exactly, and what to write instead: `text` (exact), `decimal(p,s)`
-    (Parquet; a value with more digits is an error), `float` (the nearest double) or `datetime` (Excel: to the
-    millisecond). The last two change values: not together with a cleanup. `"*"` names all columns that need one."""
+    """Columns whose values the format cannot hold exactly, and what to write instead: `text` (exact), `checked` (Excel:
+    a number or time; a value that it cannot hold is an error), `decimal(p,s)` (Parquet: the same), `float` (the nearest
+    double) or `datetime` (Excel: to the millisecond). The last two change values: not together with a cleanup. `"*"`
+    names all columns that need one. CSV needs none."""
 
     @field_validator("conversions")
     @classmethod
@@ -103,16 +113,12 @@ class FormatSpec(SpecModel):
         for column, conversion in value.items():
             found = _CONVERSION.fullmatch(conversion)
             if found is None:
-                raise ValueError(f"{column}: {conversion!r} is no conversion: text, decimal(p,s), float or datetime")
+                raise ValueError(
+                    f"{column}: {conversion!r} is no conversion: text, checked, decimal(p,s), float or datetime"
+                )
             if found[1] and not (1 <= int(found[1]) <= 76 and int(found[2]) <= int(found[1])):
                 raise ValueError(f"{column}: {conversion!r} has more than 76 digits, or more of them after the point")
         return value
-
-    @model_validator(mode="after")
-    def _of_use(self) -> FormatSpec:
-        if self.conversions and self.type == "csv":
-            raise ValueError("conversions are for other formats: CSV holds every value as text")
-        return self
 
     @property
     def native(self) -> bool:
@@ -120,14 +126,20 @@ class FormatSpec(SpecModel):
         return self.type == "csv" and self.csv.native
 
     @property
+    def extension(self) -> str:
+        """The extension of its files, before that of a compression."""
+        return ".xlsx" if self.type is FormatName.EXCEL else f".{self.type}"
+
+    @property
     def packed(self) -> bool:
         """Whether files are compressed within, so that compressing them again is of no use."""
-        return self.type in ("parquet", "excel")
+        return self.type in (FormatName.PARQUET, FormatName.EXCEL)
 
     @property
     def lossy(self) -> list[str]:
         """What of it changes values, in words."""
-        found = [f"conversions: {c}: {how}" for c, how in self.conversions.items() if how in _LOSSY]
+        declared = {} if self.type == "csv" else self.conversions
+        found = [f"{column}: {how}" for column, how in declared.items() if how in _LOSSY]
         if self.type == "csv" and self.csv.neutralise_formulas:
             found.append("neutralise_formulas")
         return found

@@ -1,6 +1,7 @@
-"""Finds the tables of a project: every folder below assets/ and in DSL_PATH that defines one.
+"""Finds the tables and data sets of a project: every folder below assets/ and in DSL_PATH that defines one.
 
-A folder with a defs.yaml of type `export_pipelines.ExportTable` is a table. One without defs.yaml but with a select.sql
+A folder with a defs.yaml of type `export_pipelines.ExportTable` is a table, with `export_pipelines.DataSet` a data set
+(dataset_loader.py). One without defs.yaml but with a select.sql
 is a *task*, the shape of older export services: daily, cumulative if its SQL says so, gzip-compressed CSV, cleaned up
 after the archive if there is a delete.sql. A broken folder is reported with all of its errors and takes none of the
 others down. Nothing is connected to, and SQL is not parsed here (sql.py does).
@@ -11,22 +12,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from export_pipelines import naming
 from export_pipelines.errors import SpecError, SpecErrors
 from export_pipelines.specs.checks import is_there, problems
+from export_pipelines.specs.dataset_loader import DATASET_TYPE, load_dataset, on_demand
 from export_pipelines.specs.documents import Document, load_documents, read_text, suggest, validate
+from export_pipelines.specs.loaded import FILES, BrokenFolder, Found, Loaded, keep_apart
 from export_pipelines.specs.table import TableDefinition, TableSpec
 
 __all__ = ["BrokenFolder", "Document", "Loaded", "load_documents", "load_tables", "validate"]
 
 TABLE_TYPE = "export_pipelines.ExportTable"
-FILES = ("defs.yaml", "select.sql", "delete.sql")
-"""The files that define a table."""
-
 TASK_GROUP = "exports"
 """Group of the tasks in DSL_PATH."""
 
@@ -39,34 +38,6 @@ TASK_FILE_NAME = "{table}-{window_end:%Y_%m_%d-%I_%M_%S_%p}"
 _SKIPPED = ("__pycache__",)
 _COMMENT = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*")|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 _OWN_WINDOW = re.compile(r"%\((window_start|partition_key)\)s")
-
-
-@dataclass(frozen=True)
-class BrokenFolder:
-    """A folder that should be a table and cannot be one; shown with its errors."""
-
-    name: str
-    group: str
-    folder: Path
-    errors: list[SpecError]
-
-    @property
-    def id(self) -> str:
-        """`group/name`, as of a table."""
-        return f"{self.group}/{self.name}"
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """All tables by id, in the order of their folders, and the folders that are broken."""
-
-    tables: dict[str, TableDefinition] = field(default_factory=dict)
-    broken: list[BrokenFolder] = field(default_factory=list)
-
-    @property
-    def errors(self) -> list[SpecError]:
-        """Every error of every broken folder."""
-        return [error for folder in self.broken for error in folder.errors]
 
 
 @dataclass(frozen=True)
@@ -86,7 +57,7 @@ class _Folder:
 def load_tables(root: Path, dsl_path: Path | None = None) -> Loaded:
     """Read all tables of the project at `root`, and the tasks of `dsl_path`. Raises nothing for broken folders."""
     loaded = Loaded()
-    found: list[TableDefinition] = []
+    found: list[Found] = []
     seen: set[Path] = set()
     for folder in _scan_assets(root / "assets", seen) + _scan_tasks(dsl_path, seen):
         if isinstance(folder, BrokenFolder):
@@ -96,7 +67,7 @@ def load_tables(root: Path, dsl_path: Path | None = None) -> Loaded:
             found.append(_load_folder(folder))
         except SpecErrors as error:
             loaded.broken.append(BrokenFolder(folder.name, folder.group, folder.path, error.errors))
-    _keep_apart(found, loaded)
+    keep_apart(found, loaded)
     return loaded
 
 
@@ -167,8 +138,10 @@ def _is_ours(document: Document) -> bool:
 
 def suggest_type(kind: str) -> str:
     """A hint for a type that was meant to be ours."""
-    close = kind.rpartition(".")[2].lower() == "exporttable" or suggest(kind, [TABLE_TYPE.lower()])
-    return f"did you mean {TABLE_TYPE!r}?" if close else ""
+    for known in (TABLE_TYPE, DATASET_TYPE):
+        if kind.rpartition(".")[2].lower() == known.rpartition(".")[2].lower() or suggest(kind, [known.lower()]):
+            return f"did you mean {known!r}?"
+    return ""
 
 
 def _group(assets: Path, path: Path) -> str:
@@ -179,10 +152,12 @@ def _broken_folder(path: Path, group: str, message: str) -> BrokenFolder:
     return BrokenFolder(path.name, group, path, [SpecError(message, file=path)])
 
 
-def _load_folder(folder: _Folder) -> TableDefinition:
-    """The table of a folder. Raises SpecErrors with all errors."""
+def _load_folder(folder: _Folder) -> Found:
+    """What a folder defines. Raises SpecErrors with all errors."""
     errors = list(folder.errors)
     texts = {name: text for name in FILES[1:] if (text := _sql(folder.path / name, errors)) is not None}
+    if folder.documents and folder.documents[0].type == DATASET_TYPE:
+        return _load_dataset(folder, texts, errors)
     spec: TableSpec | None = None
     if folder.documents:
         document, spec = _table_spec(folder.documents, errors)
@@ -193,7 +168,7 @@ def _load_folder(folder: _Folder) -> TableDefinition:
     if errors or spec is None:
         raise SpecErrors(errors)
     select = texts.get("select.sql")
-    return TableDefinition(
+    table = TableDefinition(
         name=folder.name,
         group=folder.group,
         folder=folder.path,
@@ -202,6 +177,17 @@ def _load_folder(folder: _Folder) -> TableDefinition:
         delete_sql=texts.get("delete.sql"),
         version=_version(folder.path),
     )
+    return Found(table, on_demand(table, document))
+
+
+def _load_dataset(folder: _Folder, texts: Mapping[str, str], errors: list[SpecError]) -> Found:
+    """The one document that is a data set, validated."""
+    first, *others = folder.documents
+    for document in others:
+        errors.append(SpecError("a folder holds one table or one data set", file=document.file, line=document.line))
+    if errors:
+        raise SpecErrors(errors)
+    return Found(None, load_dataset(folder.path, folder.group, first, texts, _version(folder.path)))
 
 
 def _table_spec(ours: Sequence[Document], errors: list[SpecError]) -> tuple[Document, TableSpec | None]:
@@ -209,11 +195,11 @@ def _table_spec(ours: Sequence[Document], errors: list[SpecError]) -> tuple[Docu
     first = ours[0]
     for document in ours:
         if document.type != TABLE_TYPE:
-            hint = suggest_type(document.type) or f"below assets/ the type is {TABLE_TYPE}"
+            hint = suggest_type(document.type) or f"below assets/ the type is {TABLE_TYPE} or {DATASET_TYPE}"
             message = f"unknown type {document.type!r}"
             errors.append(SpecError(message, file=document.file, line=document.line, field="type", hint=hint))
     if len(ours) > 1:
-        errors.append(SpecError("a folder holds one table", file=first.file, line=ours[1].line))
+        errors.append(SpecError("a folder holds one table or one data set", file=first.file, line=ours[1].line))
     result = validate(TableSpec, first) if first.type == TABLE_TYPE else None
     if isinstance(result, list):
         errors += result
@@ -272,43 +258,3 @@ def _version(folder: Path) -> str:
             data = file.read_bytes()
             digest.update(f"{name}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()
-
-
-def _keep_apart(found: Iterable[TableDefinition], loaded: Loaded) -> None:
-    """Put tables into `loaded`. Equal ids (case and normalisation aside) break both tables, since nobody can say which
-    is meant; of equal file names the later folder is broken."""
-    by_id: dict[str, list[TableDefinition]] = {}
-    for table in found:
-        by_id.setdefault(naming.fold(table.id), []).append(table)
-    names: dict[tuple[str, str], TableDefinition] = {}
-    for same in by_id.values():
-        if len(same) > 1:
-            loaded.broken.extend(_twin(table, same) for table in same)
-            continue
-        table = same[0]
-        first = names.setdefault((table.spec.store, naming.fold(naming.file_pattern(table))), table)
-        if first is table:
-            loaded.tables[table.id] = table
-        else:
-            loaded.broken.append(_same_files(table, first))
-
-
-def _twin(table: TableDefinition, same: list[TableDefinition]) -> BrokenFolder:
-    other = next(each for each in same if each is not table)
-    message = f"table {table.id!r} is also defined in {other.folder}" + (f" as {other.id!r}" * (other.id != table.id))
-    hint = "rename one of the folders; names must differ by more than case"
-    return _broken(table, SpecError(message, file=_source(table), hint=hint))
-
-
-def _same_files(table: TableDefinition, first: TableDefinition) -> BrokenFolder:
-    message = f"writes files of the same names as {first.id!r} in {first.folder}"
-    hint = "use {group} in file_name, or another store"
-    return _broken(table, SpecError(message, file=_source(table), field="file_name", hint=hint))
-
-
-def _broken(table: TableDefinition, error: SpecError) -> BrokenFolder:
-    return BrokenFolder(table.name, table.group, table.folder, [error])
-
-
-def _source(table: TableDefinition) -> Path:
-    return next((table.folder / name for name in FILES if (table.folder / name).exists()), table.folder)

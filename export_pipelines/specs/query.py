@@ -16,9 +16,9 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from export_pipelines.errors import RequestError
-from export_pipelines.specs.dataset import DataSetDefinition, FilterSpec, FilterType, FormatName, Operator
+from export_pipelines.specs.dataset import DataSetDefinition, FilterSpec, FilterType, Operator
 from export_pipelines.specs.documents import suggest
-from export_pipelines.specs.format import Compression
+from export_pipelines.specs.format import Compression, FormatName
 from export_pipelines.specs.model import SpecModel
 
 MAX_VALUES = 1_000
@@ -228,6 +228,14 @@ def filters_from_parameters(parameters: Iterable[tuple[str, str]]) -> list[RawFi
         name, mark, operator = key.partition("__")
         found.append(RawFilter(name, operator if mark else "eq", value))
     return found
+
+
+def filters_of(query: Query) -> list[RawFilter]:
+    """The filters of a query as they may be asked again."""
+    return [
+        RawFilter(each.name, each.operator.value, list(each.values) if each.operator is Operator.IN else each.values[0])
+        for each in query.filters
+    ]
 
 
 def filter_from_text(text: str) -> RawFilter:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+from typing import Literal, overload
 
 from pydantic import Field, field_validator, model_validator
 
+from export_pipelines.errors import RequestError
 from export_pipelines.specs.encryption import EncryptionSpec
 from export_pipelines.specs.model import SpecModel
 
@@ -20,6 +22,24 @@ class FromVariable(SpecModel):
 
 
 Text = str | FromVariable
+
+
+@overload
+def resolve(value: Text) -> str: ...
+@overload
+def resolve(value: Text | None) -> str | None: ...
+def resolve(value: Text | None) -> str | None:
+    """The text, or what its variable holds now.
+
+    Raises:
+        RequestError: the variable is not set.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    found = os.environ.get(value.env, value.default)
+    if found is None:
+        raise RequestError(f"the variable {value.env} is not set", hint="set it in the environment or in .env")
+    return found
 
 
 class RateSpec(SpecModel):
@@ -44,6 +64,8 @@ class OidcSpec(SpecModel):
     """This service's id at the provider."""
     client_secret: FromVariable
     """Its secret."""
+    scope: str = "openid email profile"
+    """What the provider is asked for; some want `groups` named as well."""
     user_claim: str = "email"
     """Claim that is the user's name here; `email` counts only if the provider says that it is verified."""
     groups_claim: str = "groups"
@@ -75,7 +97,9 @@ class WebhookSpec(SpecModel):
     secret: FromVariable | None = None
     """Key of the signatures; the service's own when absent."""
     allowed_hosts: tuple[str, ...] = ()
-    """Hosts that may be called. Empty: none, so that nobody reaches inner addresses through this service."""
+    """Hosts that may be called: `hooks.example.org`, another port than the usual one as `hooks.example.org:8443`, and
+    `*.example.org` for all below a domain (private addresses only by an exact name). Empty: none, so that nobody
+    reaches inner addresses through this service."""
 
 
 class ServiceSpec(SpecModel):

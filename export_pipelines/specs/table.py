@@ -284,11 +284,28 @@ class TableSpec(SpecModel):
                 f"{', '.join(named)} in retention are for whole snapshots; here each file has rows that no other has: "
                 "use keep or newest"
             )
+        if problem := self._format_problem():
+            raise ValueError(problem)
         if both := set(self.exclude_columns) & set(self.mask_columns):
             raise ValueError(f"columns {sorted(both)} are both excluded and masked")
         if problem := self.dump.problem(partitioned=self.partitions is not None, keep_export=self.keep_export):
             raise ValueError(problem)
         return self
+
+    def _format_problem(self) -> str:
+        if self.cleanup.mode is not CleanupMode.OFF and (lossy := self.format.lossy):
+            return (
+                f"the format changes values ({', '.join(lossy)}), so the files are no proof of the rows that the "
+                "cleanup would delete; convert to text instead, or set `cleanup: off`"
+            )
+        if self.format.packed and "compression" in self.model_fields_set and self.compression is not Compression.NONE:
+            return f"{self.format.type} is compressed within; leave out compression"
+        return ""
+
+    @property
+    def packing(self) -> Compression:
+        """The compression of the files as wholes: none of formats that are compressed within."""
+        return Compression.NONE if self.format.packed else self.compression
 
 
 class TableDefinition(SpecModel):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export_pipelines.sql_mysql.names import MysqlRelation
-from export_pipelines.sql_mysql.text import Statement, one_statement, refuse_words, top_level
+from export_pipelines.sql_mysql.text import Statement, called, one_statement, refuse_words, top_level
 
 _MULTI = "write DELETE FROM t WHERE …, with a subquery for other tables"
 _AFTER = {
@@ -34,6 +34,8 @@ class MysqlDelete:
     """Without WHERE; empty for all rows."""
     partitions: bool = False
     """Whether the target has a PARTITION clause."""
+    called: frozenset[tuple[str | None, str]] = frozenset()
+    """What may be functions: schema or None, and name, in lower case."""
 
     def selection(self, columns: str, condition: str = "") -> str:
         """A SELECT of the rows which it would delete, those that also fulfil `condition`."""
@@ -68,9 +70,8 @@ def parse_delete(text: str, file: Path) -> MysqlDelete:
     stop = top[where].start if where < len(top) else len(statement.text)
     written = statement.text[top[where].end + 1 :].strip() if where < len(top) else ""
     target = statement.text[top[start - 1].end + 1 : stop].strip()
-    return MysqlDelete(
-        relation, target, written, any(each.text.upper() == "PARTITION" for each in top[start + 1 : where])
-    )
+    partitions = any(each.text.upper() == "PARTITION" for each in top[start + 1 : where])
+    return MysqlDelete(relation, target, written, partitions, called(statement))
 
 
 def _from(statement: Statement, top: Sequence[Any]) -> int:

@@ -10,8 +10,8 @@ from export_pipelines.errors import RequestError
 from export_pipelines.windows import Window
 
 _SPECIAL = re.compile(r"['\\\x00-\x1f\x7f]")
-_PART = r"(`(?:[^`]|``)+`|[\w$]+)"
-_NAME = re.compile(rf"\s*(?:{_PART}\s*\.\s*)?{_PART}\s*")
+PART = r"(`(?:[^`]|``)+`|[\w$]+)"
+_NAME = re.compile(rf"\s*(?:{PART}\s*\.\s*)?{PART}\s*")
 
 
 def quote_identifier(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from export_pipelines.errors import SpecError
 from export_pipelines.sql import PARAMETERS
+from export_pipelines.sql_mysql.names import PART, split_name
 
 _LEXEME = re.compile(
     r"""(?P<string>'(?:[^'\\]|\\.|'')*+'|"(?:[^"\\]|\\.|"")*+")
@@ -33,6 +34,7 @@ _FUNCTIONS = (
     *("WAIT_FOR_EXECUTED_GTID_SET", "WAIT_UNTIL_SQL_THREAD_AFTER_GTIDS"),
 )
 _CALL = re.compile(rf"(?<![\w$])({'|'.join(_FUNCTIONS)})`?\s*\(", re.IGNORECASE)
+_CALLED = re.compile(rf"((?:{PART}\s*\.\s*)?{PART})\s*\(")
 _MODIFIERS = "HIGH_PRIORITY|SQL_CALC_FOUND_ROWS|SQL_BUFFER_RESULT|SQL_NO_CACHE|SQL_CACHE"
 _ONLY_READS = "leave it out: what has to be locked or written is done for you"
 _BY_NAME = "parameters are " + ", ".join(f"%({name})s" for name in PARAMETERS)
@@ -142,14 +144,19 @@ def one_statement(text: str, file: Path) -> Statement:
 
 def refuse_words(statement: Statement) -> None:
     """Raise SpecError for what would write, lock, wait, or make a proof meaningless."""
-    strings = _LEXEME.sub(lambda m: m[0] if m["name"] else _hidden(m[0]), statement.bare)
-    if call := _CALL.search(strings):
+    if call := _CALL.search(_with_names(statement)):
         raise statement.error(
             f"{call[1].upper()}() has effects beyond its result", at=call.start(), hint="leave it out"
         )
     for pattern, message, hint in _PATTERNS:
         if match := pattern.search(statement.code):
             raise statement.error(message, at=match.start(), hint=hint)
+
+
+def called(statement: Statement) -> frozenset[tuple[str | None, str]]:
+    """Schema (or None) and name, in lower case, of what stands before a parenthesis: functions, and other words."""
+    found = (split_name(match[1]) for match in _CALLED.finditer(_with_names(statement)))
+    return frozenset((schema.lower() if schema else None, name.lower()) for schema, name in found)
 
 
 def parameters_used(text: str) -> set[str]:
@@ -207,6 +214,11 @@ def _scanned(text: str, file: Path) -> Statement:
                 hint="write a plain space",
             )
     return Statement(text, bare, code, file, 0)
+
+
+def _with_names(statement: Statement) -> str:
+    """Its code, with what stands between backticks."""
+    return _LEXEME.sub(lambda m: m[0] if m["name"] else _hidden(m[0]), statement.bare)
 
 
 def _blank(text: str) -> str:

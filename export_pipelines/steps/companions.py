@@ -23,6 +23,7 @@ from export_pipelines.stores.base import Store
 SUMS = "SHA256SUMS"
 # On which it depends how text is read.
 _SETTINGS = ("DateStyle", "IntervalStyle", "TimeZone", "bytea_output", "lc_monetary", "xmloption")
+_OTHER_FORMAT = "The file is {}: restore it with export-pipelines, or read it with any program that knows the format."
 
 
 def write_companions(
@@ -47,6 +48,8 @@ def table_sql(export: ExportRecord) -> str:
         "These settings and this statement, then in the same session, the file (decrypted and decompressed) as STDIN:",
         f"COPY {table} FROM STDIN WITH ({copy_options(export.csv)})",
     ]
+    if export.layout is not None:
+        notes[1:] = [_OTHER_FORMAT.format(export.format)]
     # A line end within a comment would end it, and make SQL of what follows.
     comments = "".join(f"-- {' '.join(note.split())}\n" for note in notes)
     settings = {**PINNED, "TimeZone": "UTC", **export.source.settings}
@@ -63,6 +66,8 @@ def _mysql_sql(export: ExportRecord) -> str:
         "LOAD DATA takes an empty string for NULL: where both matter, restore the file with export-pipelines.",
         mysql_load_sql(table, export.columns, export.csv),
     ]
+    if export.layout is not None:
+        notes[1:] = [_OTHER_FORMAT.format(export.format)]
     comments = "".join(f"-- {' '.join(note.split())}\n" for note in notes)
     sets = [f"SET {name} = {mysql_literal(settings[name])};\n" for name in ("sql_mode", "time_zone")]
     return f"{comments}SET NAMES utf8mb4;\n{''.join(sets)}{mysql_table_sql(table, export.columns)};\n"

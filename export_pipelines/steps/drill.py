@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from export_pipelines.errors import IntegrityError, RequestError
 from export_pipelines.formats.csv import copy_options, digest_records, format_digest, records
+from export_pipelines.manifest import ArtifactManifest
 from export_pipelines.sources.mysql import MysqlSession, MysqlSource
 from export_pipelines.sources.postgres import PostgresSource, Session
 from export_pipelines.sql import quote_identifier
@@ -55,8 +56,9 @@ def drill(
 ) -> DrillResult:
     """Restore a random partition of at most `max_bytes` (raw) into a temporary table of `target`, and read it back.
 
-    Partitions with rows come first. What was adopted from an older service is left out: its files need not be spelt as
-    COPY spells them. What was exported from MySQL or MariaDB is drilled there: PostgreSQL spells values in another way.
+    Partitions with rows come first. Left out is what was adopted from an older service, and what a format changed: it
+    need not be spelt as COPY spells it. What was exported from MySQL or MariaDB is drilled there: PostgreSQL spells
+    values in another way.
 
     Raises:
         RequestError: nothing is archived, no partition is small enough, or the target is of the other kind.
@@ -84,15 +86,21 @@ def drill(
 
 
 def _fit(archived: Archived, found: dict[str, list[Generation]], max_bytes: int | None) -> list[str]:
-    own = {key: pieces for key, pieces in found.items() if not any(piece.manifest.adopted for piece in pieces)}
+    own = {key: pieces for key, pieces in found.items() if not any(_unlike(piece.manifest) for piece in pieces)}
     sizes = {key: sum(p.manifest.file.raw_size for p in pieces_of({key: pieces})) for key, pieces in own.items()}
     small = [key for key, size in sizes.items() if max_bytes is None or size <= max_bytes]
     if not small:
-        smallest = f"the smallest has {min(sizes.values()):,} bytes" if sizes else "all were adopted"
+        smallest = f"the smallest has {min(sizes.values()):,} bytes" if sizes else "all were adopted, or converted"
         raise RequestError(
             f"no partition of {archived.table!r} is fit for a drill: {smallest}", hint="raise max_megabytes"
         )
     return [key for key in small if any(piece.manifest.export.rows for piece in own[key])] or small
+
+
+def _unlike(manifest: ArtifactManifest) -> bool:
+    """Whether a file's rows need not come back as COPY spelt them: it was adopted, or its format changed values."""
+    layout = manifest.export.layout
+    return manifest.adopted or (layout is not None and bool(layout.lossy))
 
 
 def _refuse_other(piece: Generation, engine: str) -> None:

@@ -25,6 +25,7 @@ from export_pipelines.steps.dump_plan import Output
 from export_pipelines.steps.engine import Reading, engine_of
 from export_pipelines.steps.export import software
 from export_pipelines.steps.reading import read_back
+from export_pipelines.steps.records import layout_of, writer_of
 from export_pipelines.steps.report import settle_reports
 from export_pipelines.stores import Store, open_store
 from export_pipelines.stores.base import ObjectWriter
@@ -137,14 +138,15 @@ class _Attempt:
     def _pages(self, stack: ExitStack, number: int) -> Pages:
         sealed_to = recipients(self.ctx.table.spec.encryption)
         csv = self.reading.csv
+        layout = partial(writer_of, self.ctx.table, self.reading.columns, self.reading.source.engine)
         if self.output.container is Container.ZIP:
             entry_of = partial(self._entry, number)
-            return ZipPages(stack, self.store, self._key(number, None), entry_of, csv, sealed_to)
+            return ZipPages(stack, self.store, self._key(number, None), entry_of, csv, sealed_to, layout)
         key_of = partial(self._key, number)
-        return FilePages(stack, self.store, key_of, self.ctx.table.spec.compression, csv, sealed_to)
+        return FilePages(stack, self.store, key_of, self.ctx.table.spec.packing, csv, sealed_to, layout)
 
     def _entry(self, number: int, page: int) -> str:
-        return f"{self._stem(number)}{self._page_mark(page)}.{self.ctx.table.spec.format.type}"
+        return f"{self._stem(number)}{self._page_mark(page)}{self.ctx.table.spec.format.extension}"
 
     def _key(self, number: int, page: int | None) -> str:
         table = self.ctx.table
@@ -178,7 +180,8 @@ class _Attempt:
             row_digest=format_digest(sum(int(page.row_digest, 16) for page in writer.pages)),
             columns=reading.columns,
             csv=reading.csv,
-            compression=table.spec.compression.value,
+            layout=layout_of(table),
+            compression=table.spec.packing.value,
             container=self.output.container,
             files=files,
             pages=tuple(writer.pages),
@@ -204,7 +207,7 @@ class _Attempt:
 
 def _meaning(record: DumpRecord) -> tuple[object, ...]:
     raw = [page.raw_sha256 for page in record.pages]
-    how = (record.columns, record.csv, record.compression, record.container, set(record.recipients))
+    how = (record.columns, record.csv, record.layout, record.compression, record.container, set(record.recipients))
     return raw, how, record.select_sha256
 
 

@@ -1,4 +1,4 @@
-"""The pages of a dump on their way to the store: one CSV each, in files of their own or in one ZIP."""
+"""The pages of a dump on their way to the store: in files of their own or in one ZIP."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from export_pipelines.catalog.dumps import DumpPage
 from export_pipelines.errors import RequestError
+from export_pipelines.formats.writers import FormatWriter
 from export_pipelines.manifest import FileProof
 from export_pipelines.specs.table import Compression, CsvSpec
 from export_pipelines.steps.rows import RowsWritten, RowWriter, split_identities
@@ -22,6 +23,10 @@ MAX_FILES = 500
 
 _FLUSH_BYTES = 1 << 18
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+OpenLayout = Callable[[], FormatWriter | None]
+"""Gives what turns the records of a page into its bytes; None where they are that."""
 
 
 class Pages(Protocol):
@@ -40,6 +45,13 @@ class Pages(Protocol):
         """All pages are written; the files. Does not publish."""
 
 
+def _opened(stack: ExitStack, layout_of: OpenLayout) -> FormatWriter | None:
+    layout = layout_of()
+    if layout is not None:
+        stack.callback(layout.close)
+    return layout
+
+
 class FilePages:
     """A file a page. `key_of` gives its name by its number."""
 
@@ -51,9 +63,11 @@ class FilePages:
         compression: Compression,
         csv: CsvSpec,
         recipients: tuple[str, ...],
+        layout_of: OpenLayout,
     ) -> None:
         self._stack, self._store, self._key_of = stack, store, key_of
         self._compression, self._csv, self._recipients = compression, csv, recipients
+        self._layout_of = layout_of
         self._files: list[FileProof] = []
         self.writers: list[ObjectWriter] = []
 
@@ -67,7 +81,7 @@ class FilePages:
         writer = self._stack.enter_context(self._store.writer(key))
         stored = self._stack.enter_context(stored_writer(writer, self._recipients))
         self.writers.append(writer)
-        return RowWriter(stored, key, self._compression, self._csv)
+        return RowWriter(stored, key, self._compression, self._csv, layout=_opened(self._stack, self._layout_of))
 
     def end(self, written: RowsWritten) -> None:
         self._files.append(written.file)
@@ -87,8 +101,10 @@ class ZipPages:
         entry_of: Callable[[int], str],
         csv: CsvSpec,
         recipients: tuple[str, ...],
+        layout_of: OpenLayout,
     ) -> None:
         self._key, self._entry_of, self._csv = key, entry_of, csv
+        self._stack, self._layout_of = stack, layout_of
         writer = stack.enter_context(store.writer(key))
         self._stored = stack.enter_context(stored_writer(writer, recipients))
         self.writers: list[ObjectWriter] = [writer]
@@ -103,7 +119,8 @@ class ZipPages:
         info.compress_type = zipfile.ZIP_DEFLATED
         info.external_attr = 0o600 << 16
         self._entry = self._zip.open(info, "w", force_zip64=True)
-        return RowWriter(StoredWriter(self._entry), name, Compression.NONE, self._csv)
+        layout = _opened(self._stack, self._layout_of)
+        return RowWriter(StoredWriter(self._entry), name, Compression.NONE, self._csv, layout=layout)
 
     def end(self, written: RowsWritten) -> None:
         self._entry.close()

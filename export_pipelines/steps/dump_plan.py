@@ -201,7 +201,7 @@ def _bounds(partitions: PartitionsSpec, request: DumpRequest, now: datetime) -> 
     if end > now:
         raise RequestError(
             f"the range is open until {end.astimezone(zone).isoformat()}",
-            hint="the end is excluded, and must be past, since rows may still arrive until then; `now` takes what is there",
+            hint="the end is excluded, and must be past, since rows may still arrive; `now` takes what is there",
         )
     return start, end
 

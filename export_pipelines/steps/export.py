@@ -21,6 +21,7 @@ from export_pipelines.steps.chain import artifact_at
 from export_pipelines.steps.context import Progress, StepContext
 from export_pipelines.steps.engine import Reading, engine_of
 from export_pipelines.steps.reading import read_back
+from export_pipelines.steps.records import layout_of, writer_of
 from export_pipelines.steps.report import settle_reports
 from export_pipelines.steps.rows import RowsWritten, RowWriter
 from export_pipelines.steps.sidecar import ENCRYPTED_EXTENSION, EXTENSION, SidecarWriter
@@ -103,14 +104,18 @@ def _write_files(
             sidecar = SidecarWriter(
                 stack.enter_context(stored_writer(sidecar_writer, hidden)), sidecar_key, spec.cleanup.batch_rows
             )
+        layout = writer_of(ctx.table, reading.columns, reading.source.engine)
+        if layout is not None:
+            stack.callback(layout.close)
         rows = RowWriter(
             stack.enter_context(stored_writer(writer, sealed_to)),
             key,
-            spec.compression,
+            spec.packing,
             reading.csv,
             sidecar=sidecar if identity.aligned else None,
             identity_fields=reading.fields,
             keep=reading.keep,
+            layout=layout,
             flushed=_reporter(ctx, window),
         )
         reading.rows.write(rows, sidecar)
@@ -143,8 +148,11 @@ def _record_maker(
             rows=written.rows,
             row_digest=written.row_digest,
             columns=reading.columns,
+            format=ctx.table.spec.format.type,
             csv=reading.csv,
-            compression=ctx.table.spec.compression.value,
+            layout=layout_of(ctx.table),
+            exact=written.exact,
+            compression=ctx.table.spec.packing.value,
             file=written.file,
             identity=identity,
             source=reading.source,
@@ -201,9 +209,10 @@ def _same_as_before(ctx: StepContext, window: Window, record: ExportRecord) -> E
         record.source.timeline,
         record.source.relations,
     )
-    same_definition = (last.select_sha256, last.csv, last.compression, set(last.recipients)) == (
+    same_definition = (last.select_sha256, last.csv, last.layout, last.compression, set(last.recipients)) == (
         record.select_sha256,
         record.csv,
+        record.layout,
         record.compression,
         set(record.recipients),
     )

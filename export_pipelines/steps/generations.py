@@ -18,11 +18,12 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import chain as joined
 
 from export_pipelines.catalog import Ranges
+from export_pipelines.errors import IntegrityError
 from export_pipelines.formats.compression import Readable, decompressed
-from export_pipelines.formats.csv import records
 from export_pipelines.formats.encryption import NO_KEYS, Keyring
 from export_pipelines.manifest import ArtifactManifest, CleanupReceipt, ExpireTombstone, ExportRecord
 from export_pipelines.scratch import scratch_database
@@ -30,6 +31,7 @@ from export_pipelines.specs.table import Compression
 from export_pipelines.steps import chain, keys
 from export_pipelines.steps.reading import open_stored
 from export_pipelines.steps.receipts import RecordSet
+from export_pipelines.steps.records import records_in
 from export_pipelines.steps.sidecar import read_buckets
 from export_pipelines.stores.base import Store
 
@@ -56,9 +58,9 @@ class Generation:
         return not self.whole and not len(self.sure) and not len(self.doubtful)
 
 
-def generations(archive: Store, table_id: str) -> dict[str, list[Generation]]:
+def generations(archive: Store, table_id: str, as_of: datetime | None = None) -> dict[str, list[Generation]]:
     """The files to take of each partition, oldest first; partitions in the order of their windows. What is expired is
-    left out.
+    left out, and so is what was exported or deleted after `as_of`.
 
     Raises:
         IntegrityError: the chain of manifests is broken, so that nobody knows what is missing.
@@ -69,9 +71,9 @@ def generations(archive: Store, table_id: str) -> dict[str, list[Generation]]:
     expired = {entry.artifact_sequence for entry in entries if isinstance(entry, ExpireTombstone)}
     for entry in entries:
         if isinstance(entry, ArtifactManifest):
-            if entry.sequence not in expired:
+            if entry.sequence not in expired and (as_of is None or entry.export.started <= as_of):
                 artifacts.setdefault(entry.export.partition, []).append(entry)
-        elif isinstance(entry, CleanupReceipt):
+        elif isinstance(entry, CleanupReceipt) and (as_of is None or entry.written <= as_of):
             receipts.setdefault(entry.artifact_sequence, []).append(entry)
     made = {p: _of_partition(archive, found, receipts) for p, found in artifacts.items()}
     return dict(sorted(made.items(), key=lambda item: _start(item[1])))
@@ -158,9 +160,7 @@ def picked(
             keep = _by_key(archive, keyring, generation.manifest, wanted, database)
         else:
             keep = _by_number(wanted)
-        header = export.csv.header
-        for found in records(raw, export.csv):
-            found, header = (found[1:], False) if header and found else (found, header)
+        for found in records_in(export, raw):
             yield keep(found)
 
 
@@ -209,6 +209,8 @@ def _wanted(archive: Store, keyring: Keyring, generation: Generation, database: 
         marks, found = _sidecar, _has
     else:
         marks, found = _keyed_contents if export.identity.mode == "key" else _contents, _used_up
+        if marks is _contents:
+            _refuse_other_spelling(export, latest.export)
     database.executemany("INSERT INTO later (mark) VALUES (?)", ((mark,) for mark in marks(archive, keyring, latest)))
     database.execute("CREATE INDEX by_mark ON later (mark)")
     if found is _used_up:
@@ -225,6 +227,16 @@ def _wanted(archive: Store, keyring: Keyring, generation: Generation, database: 
         else:
             ranges.append((number, number))
     return RecordSet(ranges)
+
+
+def _refuse_other_spelling(export: ExportRecord, later: ExportRecord) -> None:
+    """Raises IntegrityError: equal rows may have different records in the two files."""
+    if export.layout != later.layout and not (export.exact and later.exact):
+        raise IntegrityError(
+            f"generations {export.generation} and {later.generation} of {export.table!r} partition {export.partition} "
+            f"cannot be compared: of {export.format} and {later.format}, one does not give back the text of its rows",
+            hint="restore the files one by one (`restore --to-file`), and compare them by hand",
+        )
 
 
 def _has(database: sqlite3.Connection, mark: bytes) -> bool:
@@ -255,11 +267,8 @@ def _keyed_contents(archive: Store, keyring: Keyring, manifest: ArtifactManifest
 def file_records(archive: Store, manifest: ArtifactManifest, keyring: Keyring = NO_KEYS) -> Iterator[list[bytes]]:
     """The records of an archived file without its header, in lists."""
     export = manifest.export
-    header = export.csv.header
     with open_stored(archive, manifest.file, keyring) as stream:
-        for found in records(_raw(stream, manifest), export.csv):
-            found, header = (found[1:], False) if header and found else (found, header)
-            yield found
+        yield from records_in(export, _raw(stream, manifest))
 
 
 def _raw(stream: Readable, manifest: ArtifactManifest) -> Iterator[bytes]:

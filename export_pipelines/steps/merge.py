@@ -6,8 +6,10 @@ byte for byte, since not every type has an equality, and equal values need not l
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, ClassVar, Protocol
 
 from export_pipelines.errors import TargetError
 from export_pipelines.sources.postgres import Session
@@ -42,16 +44,34 @@ class Counts:
     differing: int = 0
 
 
-class Merger:
-    """Merges files into one table, one after the other. `key` may be empty for a table without rows."""
+class MergeSession(Protocol):
+    """What is asked of the target's transaction."""
 
-    def __init__(self, session: Session, target: Target, key: tuple[str, ...], policy: OnConflict) -> None:
+    def execute(self, sql: str, /) -> list[tuple[Any, ...]]: ...
+
+    def change(self, sql: str, /) -> int: ...
+
+
+class Merging(ABC):
+    """Merges files into one table, one after the other. `key` may be empty for a table without rows.
+
+    What is the same on every kind of database is here; the rest is in `Merger` of each.
+    """
+
+    counts: Counts
+    stage: ClassVar[str]
+    """SQL name of the temporary table."""
+    reading: ClassVar[str] = ""
+    """Ends a query of the temporary table."""
+    overriding: ClassVar[str] = ""
+    """Stands in an INSERT behind the columns."""
+
+    def __init__(self, session: MergeSession, target: Target, key: tuple[str, ...], policy: OnConflict) -> None:
         self.counts = Counts()
-        self._session = session
+        self._asked = session
         self._target = target
         self._key = key
         self._policy = policy
-        self._staged: tuple[str, ...] = ()
 
     def merge(self, archived: Archived, piece: Generation, report: Report) -> int:
         """Take one file; return its number of rows.
@@ -64,19 +84,18 @@ class Merger:
         export = piece.manifest.export
         columns = tuple(column.name for column in export.columns)
         self._stage(columns)
-        rows = load(self._session, _STAGE, archived, piece, report)
+        rows = self._load(archived, piece, report)
         if not self._key:
             self._insert(columns, rows)
             self._refuse_altered(self._unfound(columns))
             return rows
-        self._session.execute(f"ANALYZE {_STAGE} ({_list(self._key)})")
         self._refuse_vague_keys(export.partition)
         there, differing = self._conflicts(columns, rows, export.partition)
         if self._policy is OnConflict.REPLACE and differing:
             self._update(columns, differing)
         self._insert(columns, rows - there)
         replaced = differing if self._policy is OnConflict.REPLACE else 0
-        found, still = self._session.one(self._joined(columns))
+        found, still = self._joined(columns)
         self._refuse_altered(rows - found + still - (differing - replaced))
         self.counts.inserted += rows - there
         self.counts.replaced += replaced
@@ -84,24 +103,14 @@ class Merger:
         self.counts.differing += differing
         return rows
 
-    def _stage(self, columns: tuple[str, ...]) -> None:
-        """An empty temporary table with these columns, of the target's types. It ends with the transaction."""
-        if self._staged == columns:
-            self._session.execute(f"TRUNCATE {_STAGE}")
-            return
-        made = f"CREATE TEMP TABLE {_STAGE.partition('.')[2]} ON COMMIT DROP"
-        drop = f"DROP TABLE {_STAGE}; " if self._staged else ""
-        self._session.execute(f"{drop}{made} AS SELECT {_list(columns)} FROM {self._target.name} WITH NO DATA")
-        self._staged = columns
-
     def _refuse_vague_keys(self, partition: str) -> None:
-        key = _list(self._key)
-        nulls = " OR ".join(f"{quote_identifier(name)} IS NULL" for name in self._key)
+        key = self._list(self._key)
+        nulls = " OR ".join(f"{self._quoted(name)} IS NULL" for name in self._key)
         for which, reason, query in (
-            ("rows", "no value", f"SELECT FROM {_STAGE} WHERE {nulls}"),
-            ("several rows", "the same values", f"SELECT FROM {_STAGE} GROUP BY {key} HAVING count(*) > 1"),
+            ("rows", "no value", f"SELECT 1 FROM {self.stage} WHERE ({nulls})"),
+            ("several rows", "the same values", f"SELECT 1 FROM {self.stage} GROUP BY {key} HAVING COUNT(*) > 1"),
         ):
-            if self._session.one(f"SELECT EXISTS ({query})")[0]:
+            if self._asked.execute(f"{query} LIMIT 1{self.reading}"):
                 raise TargetError(
                     f"{which} of partition {partition} have {reason} in {', '.join(self._key)}, by which rows of "
                     f"{self._target.name} are told apart",
@@ -110,7 +119,7 @@ class Merger:
 
     def _conflicts(self, columns: tuple[str, ...], rows: int, partition: str) -> tuple[int, int]:
         """How many staged rows the table has by their key, and how many of these with other values."""
-        there, differing = self._session.one(self._joined(columns))
+        there, differing = self._joined(columns)
         if there > rows:
             raise TargetError(
                 f"{self._target.name} has several rows of one {', '.join(self._key)}",
@@ -124,54 +133,31 @@ class Merger:
             )
         return there, differing
 
-    def _joined(self, columns: tuple[str, ...]) -> str:
-        return (
-            f"SELECT count(*), count(*) FILTER (WHERE {_differs(columns)}) FROM {_STAGE} AS s "
-            f"JOIN {self._target.name} AS t ON {self._same_key()}"
-        )
-
     def _same_key(self) -> str:
-        return " AND ".join(f"t.{quote_identifier(name)} = s.{quote_identifier(name)}" for name in self._key)
+        return " AND ".join(f"t.{self._quoted(name)} = s.{self._quoted(name)}" for name in self._key)
 
-    def _update(self, columns: tuple[str, ...], differing: int) -> None:
-        """Make the differing rows those of the archive. Equal ones stay the row versions that they are."""
-        fixed = [name for name in columns if name in self._target.always and name not in self._key]
-        if fixed:
-            raise TargetError(
-                f"columns {fixed} of {self._target.name} are GENERATED ALWAYS AS IDENTITY, so rows cannot be replaced",
-                hint="--on-conflict skip, or restore into a name that is free",
-            )
-        sets = ", ".join(
-            f"{quote_identifier(name)} = s.{quote_identifier(name)}"
-            for name in columns
-            if name not in self._target.generated | self._target.always
-        )
-        query = f"UPDATE {self._target.name} AS t SET {sets} FROM {_STAGE} AS s WHERE {self._same_key()}"
-        self._counted(f"{query} AND {_differs(columns)}", differing)
+    def _settable(self, columns: tuple[str, ...]) -> list[str]:
+        """Columns that an UPDATE may set."""
+        return [name for name in columns if name not in self._target.generated | self._target.always]
 
     def _insert(self, columns: tuple[str, ...], expected: int) -> None:
         """Insert the staged rows whose key the table has not got."""
         if not expected:
             return
-        given = _list(tuple(name for name in columns if name not in self._target.generated))
-        query = f"INSERT INTO {self._target.name} ({given}) OVERRIDING SYSTEM VALUE SELECT {given} FROM {_STAGE} AS s"
+        given = self._list(tuple(name for name in columns if name not in self._target.generated))
+        query = f"INSERT INTO {self._target.name} ({given}){self.overriding} SELECT {given} FROM {self.stage} AS s"
         if self._key:
-            query += f" WHERE NOT EXISTS (SELECT FROM {self._target.name} AS t WHERE {self._same_key()})"
+            query += f" WHERE NOT EXISTS (SELECT 1 FROM {self._target.name} AS t WHERE {self._same_key()})"
         self._counted(query, expected)
 
     def _counted(self, statement: str, expected: int) -> None:
-        changed = self._session.change(statement)
+        changed = self._asked.change(statement)
         if changed != expected:
             raise TargetError(
                 f"{self._target.name} took {changed} rows of {expected}; nothing was restored",
-                hint="a trigger or rule of the table leaves rows out; disable it, or restore into a name that is free",
+                hint="a trigger or rule of the table leaves rows out, or as they were; disable it, or restore into a "
+                "name that is free",
             )
-
-    def _unfound(self, columns: tuple[str, ...]) -> int:
-        """How many staged rows the table has not got, without a key to look them up by."""
-        staged = f"SELECT {_text(columns, 's')} FROM {_STAGE} AS s"
-        there = f"SELECT {_text(columns, 't')} FROM {self._target.name} AS t"
-        return int(self._session.one(f"SELECT count(*) FROM ({staged} EXCEPT ALL {there}) AS missing")[0])
 
     def _refuse_altered(self, rows: int) -> None:
         if rows:
@@ -181,9 +167,88 @@ class Merger:
                 hint="a trigger or generated column of the table computes them; restore into a name that is free",
             )
 
+    def _list(self, columns: tuple[str, ...]) -> str:
+        return ", ".join(map(self._quoted, columns))
 
-def _list(columns: tuple[str, ...]) -> str:
-    return ", ".join(map(quote_identifier, columns))
+    @abstractmethod
+    def _quoted(self, name: str) -> str:
+        """A name as an SQL identifier."""
+
+    @abstractmethod
+    def _stage(self, columns: tuple[str, ...]) -> None:
+        """An empty temporary table with these columns, of the target's types."""
+
+    @abstractmethod
+    def _load(self, archived: Archived, piece: Generation, report: Report) -> int:
+        """Load a file into it; how many rows."""
+
+    @abstractmethod
+    def _joined(self, columns: tuple[str, ...]) -> tuple[int, int]:
+        """How many staged rows the table has by their key, and how many of these with other values."""
+
+    @abstractmethod
+    def _update(self, columns: tuple[str, ...], differing: int) -> None:
+        """Make the differing rows those of the archive. Equal ones are left alone."""
+
+    @abstractmethod
+    def _unfound(self, columns: tuple[str, ...]) -> int:
+        """How many staged rows the table has not got, without a key to look them up by."""
+
+
+class Merger(Merging):
+    """Merges into a table of PostgreSQL."""
+
+    stage = _STAGE
+    overriding = " OVERRIDING SYSTEM VALUE"
+
+    def __init__(self, session: Session, target: Target, key: tuple[str, ...], policy: OnConflict) -> None:
+        super().__init__(session, target, key, policy)
+        self._session = session
+        self._staged: tuple[str, ...] = ()
+
+    def _quoted(self, name: str) -> str:
+        return quote_identifier(name)
+
+    def _stage(self, columns: tuple[str, ...]) -> None:
+        """An empty temporary table with these columns, of the target's types. It ends with the transaction."""
+        if self._staged == columns:
+            self._session.execute(f"TRUNCATE {_STAGE}")
+            return
+        made = f"CREATE TEMP TABLE {_STAGE.partition('.')[2]} ON COMMIT DROP"
+        drop = f"DROP TABLE {_STAGE}; " if self._staged else ""
+        self._session.execute(f"{drop}{made} AS SELECT {self._list(columns)} FROM {self._target.name} WITH NO DATA")
+        self._staged = columns
+
+    def _load(self, archived: Archived, piece: Generation, report: Report) -> int:
+        rows = load(self._session, _STAGE, archived, piece, report)
+        if self._key:
+            self._session.execute(f"ANALYZE {_STAGE} ({self._list(self._key)})")
+        return rows
+
+    def _joined(self, columns: tuple[str, ...]) -> tuple[int, int]:
+        there, differing = self._session.one(
+            f"SELECT count(*), count(*) FILTER (WHERE {_differs(columns)}) FROM {_STAGE} AS s "
+            f"JOIN {self._target.name} AS t ON {self._same_key()}"
+        )
+        return there, differing
+
+    def _update(self, columns: tuple[str, ...], differing: int) -> None:
+        """Make the differing rows those of the archive. Equal ones stay the row versions that they are."""
+        fixed = [name for name in columns if name in self._target.always and name not in self._key]
+        if fixed:
+            raise TargetError(
+                f"columns {fixed} of {self._target.name} are GENERATED ALWAYS AS IDENTITY, so rows cannot be replaced",
+                hint="--on-conflict skip, or restore into a name that is free",
+            )
+        sets = ", ".join(f"{quote_identifier(name)} = s.{quote_identifier(name)}" for name in self._settable(columns))
+        query = f"UPDATE {self._target.name} AS t SET {sets} FROM {_STAGE} AS s WHERE {self._same_key()}"
+        self._counted(f"{query} AND {_differs(columns)}", differing)
+
+    def _unfound(self, columns: tuple[str, ...]) -> int:
+        """How many staged rows the table has not got, without a key to look them up by."""
+        staged = f"SELECT {_text(columns, 's')} FROM {_STAGE} AS s"
+        there = f"SELECT {_text(columns, 't')} FROM {self._target.name} AS t"
+        return int(self._session.one(f"SELECT count(*) FROM ({staged} EXCEPT ALL {there}) AS missing")[0])
 
 
 def _text(columns: tuple[str, ...], alias: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 from export_pipelines.errors import BadRange, IntegrityError, ObjectMissing, RequestError
@@ -18,6 +19,7 @@ from export_pipelines.specs.table import Compression, PartitionsSpec
 from export_pipelines.steps.context import Progress
 from export_pipelines.steps.generations import Generation, generations, picked
 from export_pipelines.steps.reading import open_stored
+from export_pipelines.steps.records import records_in
 from export_pipelines.steps.tombstones import last_tombstones, told
 from export_pipelines.stores.base import Store
 from export_pipelines.windows import window_of
@@ -31,7 +33,8 @@ _AHEAD = 4
 
 @dataclass(frozen=True)
 class Choice:
-    """Which partitions: one; those from `first` to `last`, both included, either open; all when nothing is given.
+    """Which partitions: one; those from `first` to `last`, both included, either open; all when nothing is given. With
+    `as_of`, as they were archived at that time.
 
     Raises:
         BadRange: a partition and a range.
@@ -40,6 +43,7 @@ class Choice:
     partition: str | None = None
     first: str | None = None
     last: str | None = None
+    as_of: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.partition is not None and (self.first is not None or self.last is not None):
@@ -63,7 +67,13 @@ class Archived:
             RequestError: there is none of them in the archive.
             IntegrityError: the chain of manifests is broken.
         """
-        found = generations(self.store, self.table)
+        found = generations(self.store, self.table, choice.as_of)
+        if not found and choice.as_of is not None and (known := generations(self.store, self.table)):
+            oldest = min(piece.manifest.export.started for pieces in known.values() for piece in pieces)
+            raise RequestError(
+                f"nothing of {self.table!r} is left that was exported by {choice.as_of:%Y-%m-%d %H:%M} UTC",
+                hint=f"the oldest file is of {oldest:%Y-%m-%d %H:%M} UTC",
+            )
         if not found and (expired := last_tombstones(self.store, self.table)):
             raise self._missing(choice.partition if choice.partition in expired else max(expired), found)
         if not found:
@@ -140,9 +150,11 @@ class Archived:
 
     def content(self, piece: Generation, report: Report) -> Generator[tuple[bytes, int]]:
         """What is taken of a file, and how many records it has where that is counted: a whole file as it is, with its
-        header; of another the records that are wanted, without."""
+        header; of another the records that are wanted, without. Of a format that is not native: its records."""
         raw = self.raw(piece.manifest, report)
-        if piece.whole:
+        if piece.whole and piece.manifest.export.layout is not None:
+            yield from ((b"".join(found), 0) for found in records_in(piece.manifest.export, raw))
+        elif piece.whole:
             yield from ((data, 0) for data in raw)
         else:
             for found in picked(self.store, piece, raw, self.keyring):

@@ -15,6 +15,7 @@ from export_pipelines.specs.table import Compression
 from export_pipelines.steps.context import Progress, silent
 from export_pipelines.steps.generations import Generation
 from export_pipelines.steps.pieces import Archived, Choice, Report, pieces_of, read_ahead, reporter
+from export_pipelines.steps.records import header_of
 from export_pipelines.stores.filesystem import FilesystemStore
 
 _EXTENSIONS = {".gz": Compression.GZIP, ".zst": Compression.ZSTD}
@@ -34,7 +35,8 @@ class FileResult:
 def restore_to_file(
     archived: Archived, choice: Choice, path: Path, *, progress: Callable[[Progress], None] = silent
 ) -> FileResult:
-    """Write the chosen partitions into one CSV file, each row once, the header (if they have one) once.
+    """Write the chosen partitions into one CSV file, each row once, the header (if they have one) once. What was
+    archived in another format becomes plain CSV with a header.
 
     It is compressed as its extension says (`.gz`, `.zst`), never encrypted, and only its owner may read it. Streams in
     bounded memory; each archived file's digests are compared with its manifest on the way.
@@ -93,11 +95,13 @@ class _Joined:
     def content(self) -> Generator[bytes]:
         for number, piece in enumerate(self._pieces):
             report = reporter(self._progress, piece.manifest, self.rows)
-            if number == 0 and piece.manifest.export.csv.header:
+            if number == 0 and (piece.manifest.export.csv.header or piece.manifest.export.layout):
                 yield self._header(piece.manifest)
             yield from self._records(piece, report)
 
     def _header(self, manifest: ArtifactManifest) -> bytes:
+        if manifest.export.layout is not None:
+            return header_of(manifest.export.columns)
         with closing(self._archived.raw(manifest, lambda size: None)) as raw:
             return split_header(raw, manifest.export.csv)[0]
 

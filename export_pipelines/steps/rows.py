@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from export_pipelines.formats.compression import compressor
 from export_pipelines.formats.csv import digest_records, format_digest
+from export_pipelines.formats.writers import FormatWriter
 from export_pipelines.manifest import FileProof
 from export_pipelines.specs.table import Compression, CsvSpec
 from export_pipelines.steps.sidecar import SidecarWriter
@@ -32,13 +33,16 @@ class RowsWritten:
     rows: int
     row_digest: str
     file: FileProof
+    exact: bool = True
+    """Whether the records are read back from it byte for byte."""
 
 
 class RowWriter:
     """Takes records one by one, the header first, and writes them. Memory: a quarter of a mebibyte and one record.
 
     With a sidecar, the first `identity_fields` fields of each record are the row's identity: they are split off and go
-    there. `keep`, if given, is asked for each list of identities and their records which of them to keep.
+    there. `keep`, if given, is asked for each list of identities and their records which of them to keep. `layout`, if
+    given, turns the records into the file's bytes; then they come without a header.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class RowWriter:
         sidecar: SidecarWriter | None = None,
         identity_fields: int = 0,
         keep: Keep | None = None,
+        layout: FormatWriter | None = None,
         flushed: Callable[[int, int], None] = lambda rows, size: None,
     ) -> None:
         self._writer = writer
@@ -66,6 +71,9 @@ class RowWriter:
         self._pending = 0
         self._rows = self._total = self._raw_size = 0
         self._raw = hashlib.sha256()
+        self._layout = layout
+        if layout is not None:
+            self._put(layout.begin())
 
     def write(self, record: bytes) -> None:
         """Take one record with its line end."""
@@ -77,9 +85,13 @@ class RowWriter:
     def finish(self) -> RowsWritten:
         """Write what is left. Does not publish."""
         self._flush()
+        if self._layout is not None:
+            for raw in self._layout.finish():
+                self._put(raw)
         self._store(self._compressor.flush())
         file = self._writer.finish(self._key, self._raw_size, self._raw.hexdigest())
-        return RowsWritten(self._rows, format_digest(self._total), file)
+        exact = self._layout is None or self._layout.exact
+        return RowsWritten(self._rows, format_digest(self._total), file, exact)
 
     def add(self, identities: list[bytes] | None, records: list[bytes]) -> None:
         """Take records, each with its line end, and their lines of the sidecar, where these come apart already."""
@@ -91,7 +103,7 @@ class RowWriter:
             self._sidecar.add(identities)
         self._rows += len(records)
         self._total += digest_records(records)
-        self._put(b"".join(records))
+        self._put(b"".join(records) if self._layout is None else self._layout.encode(records))
         self._flushed(self._rows, self._raw_size)
 
     def header(self, record: bytes) -> None:

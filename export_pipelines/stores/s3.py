@@ -112,6 +112,24 @@ class S3Store:
             answer = self._unless_missing(self._full(key))
         return ObjectInfo(key, size_of(answer, self.locate(key)), answer["LastModified"]) if answer else None
 
+    def presigned(self, key: str, name: str, media_type: str, seconds: int) -> str:
+        """An address at which anybody may download an object for some seconds, under a file name. It is a secret."""
+        from urllib.parse import quote
+
+        full = self._full(key)
+        with self._explained("sign a link to", f"s3://{self.bucket}/{full}"):
+            url: str = self.client.generate_presigned_url(
+                "get_object",
+                Params={
+                    "Bucket": self.bucket,
+                    "Key": full,
+                    "ResponseContentType": media_type,
+                    "ResponseContentDisposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
+                },
+                ExpiresIn=seconds,
+            )
+        return url
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Objects whose key starts with `prefix`, in the order of their keys.
 

@@ -18,12 +18,19 @@ import pytest
 from export_pipelines.local.children import free_port
 from export_pipelines.local.postgres import Address
 from tests.support.command_line import CommandLine, Result
-from tests.support.dagster_project import EVENTS, Folder, make_events, new_project, query
+from tests.support.dagster_project import EVENTS, RESOURCES, Folder, make_events, new_project, query
 from tests.support.servers import new_database, run_sql
 
 SLOW = """
 type: export_pipelines.ExportTable
 attributes: {cleanup: "off"}
+"""
+
+
+OTHER = """
+---
+type: export_pipelines.PostgresConnection
+attributes: {resource_key: other, url: {env: OTHER_URL}, connect_timeout: 3}
 """
 
 
@@ -397,6 +404,25 @@ def test_unknown_tables_and_partitions_are_one_clear_error(done: CommandLine) ->
     one_error(done("verify", "nothing"), "no table")
 
 
+def test_a_range_that_can_never_be_is_wrong_usage(done: CommandLine) -> None:
+    backwards = ("--from", "2025-01-05", "--to", "2025-01-04")
+    into = ("--into", "public.back")
+    for arguments in (("run", "events"), ("plan", "events"), ("restore", "events", *into)):
+        refused = done(*arguments, *backwards)
+        assert refused.code == 2 and "is later than" in refused.err, refused.err
+
+
+def test_check_passes_over_a_demo_that_nobody_has_loaded(tmp_path: Path) -> None:
+    folder = new_project(tmp_path)
+    folder.write("assets/nycflights13/planes/defs.yaml", EVENTS.replace("public.events", "nycflights13.planes"))
+    cli = CommandLine(tmp_path)
+    checked = cli("check")
+    assert checked.code == 0, checked.err
+    assert "the demo's tables of nycflights13 are not loaded, and were passed over" in checked.err
+    named = cli("check", "planes")
+    assert named.code == 1 and "nycflights13.planes" in named.err
+
+
 def test_a_partition_that_is_open_is_refused(cli: CommandLine) -> None:
     Folder(cli.root).write("assets/sales/events/defs.yaml", EVENTS.replace(", end: 2025-01-11", ""))
     today = time.strftime("%Y-%m-%d", time.gmtime())
@@ -483,6 +509,12 @@ def test_doctor_names_what_is_wrong_and_the_remedy(cli: CommandLine) -> None:
     ill = cli("doctor", DATABASE_URL=f"postgresql://me:s3cret@127.0.0.1:{free_port()}/app")
     assert ill.code == 1
     assert "hint: DATABASE_URL" in ill.err
+    other = RESOURCES + OTHER
+    Folder(cli.root).write("resources/defs.yaml", other)
+    assert "connection other: set it in the environment" in cli("doctor").err
+    ill = cli("doctor", OTHER_URL=f"postgresql://me:s3cret@127.0.0.1:{free_port()}/app")
+    assert ill.code == 1 and "hint: connection other" in ill.err
+    assert cli("doctor", OTHER_URL=cli.variables["DATABASE_URL"]).code == 0
     assert "s3cret" not in ill.out + ill.err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.command_line import CommandLine, Result
 from tests.support.dagster_project import EVENTS, make_events, new_project, query
+from tests.support.servers import run_sql
 
 BCU = """
 type: export_pipelines.ExportTable
@@ -94,11 +96,14 @@ def test_several_dumps_run_in_parallel_and_one_that_fails_takes_none_down(cli: C
     ("arguments", "message", "code"),
     [
         (["health/zn", "--start", "2025-01-01"], "did you mean 'health/zm'", 1),
-        (["zm"], "needs a range", 1),
-        (["bcu", "--start", "2025-01-01", "--end", "2025-01-02"], "takes no range", 1),
-        (["zm", "--start", "2025-01-02", "--end", "2025-01-01"], "which is not later", 1),
-        (["zm", "--start", "2025-01-01", "--end", "2999-01-01"], "is open until", 1),
-        (["zm", "--start", "x", "--end", "2999-01-01"], "is no time", 1),
+        (["zm"], "needs a range", 2),
+        (["zm", "--start", "2025-01-01"], "has no end", 2),
+        (["bcu", "--start", "2025-01-01", "--end", "2025-01-02"], "takes no range", 2),
+        (["zm", "--start", "2025-01-02", "--end", "2025-01-01"], "which is not later", 2),
+        (["zm", "--start", "2025-01-02", "--end", "2025-01-02"], "for that day alone, end at 2025-01-03", 2),
+        (["zm", "--start", "2025-01-01", "--end", "2999-01-01"], "the end is excluded, and must be past", 1),
+        (["zm", "--start", "x", "--end", "2999-01-01"], "is no time", 2),
+        (["zm", "--start", "2025-01-01", "--end", "2025-01-02", "--timezone", "Mars"], "unknown time zone", 2),
         (["zm", "--batch", "often"], "no length of a batch", 2),
         (["zm", "--batch-days", "1", "--batch-hours", "1"], "give one of", 2),
         ([], "name tables", 2),
@@ -144,3 +149,43 @@ def test_an_interruption_ends_all_dumps_and_leaves_no_file(cli: CommandLine) -> 
     assert query(cli.variables["DATABASE_URL"], going) == [(0,)]
     assert [each for each in (cli.root / "exports").rglob("*") if each.is_file()] == []
     assert query(cli.variables["DAGSTER_PG_URL"], "SELECT DISTINCT status FROM runs") == [("CANCELED",)]
+
+
+REPORT = BCU.replace("{aliases: [batches]}", "{report: {table: public.reports, columns: {type: kind}}}")
+
+
+def test_a_table_of_reports_that_is_missing_or_unfit_is_told_by_check_and_by_the_dump(cli: CommandLine) -> None:
+    (cli.root / "assets/health/bcu/defs.yaml").write_text(REPORT)
+    missing, dumped = cli("check", "bcu"), cli("dump", "bcu")
+    refused(
+        missing, 'dump.report.table: files could not be entered in public.reports: query failed: relation "public.rep'
+    )
+    refused(dumped, "`export-pipelines check` says what the table of reports lacks")
+    made = missing.err.partition("or make it: ")[2].splitlines()[0]
+    assert made.startswith(
+        "CREATE TABLE public.reports (file_path text NOT NULL PRIMARY KEY, file_name text, kind text, "
+    )
+    run_sql(cli.variables["DATABASE_URL"], made.replace("kind text", "sort text"))
+    refused(cli("check", "bcu"), "dump.report.columns: ")
+    run_sql(cli.variables["DATABASE_URL"], "ALTER TABLE reports RENAME sort TO kind")
+    assert cli("check", "bcu").code == 0
+    assert cli("dump", "bcu").code == 0
+    assert query(cli.variables["DATABASE_URL"], "SELECT kind FROM reports") == [("bcu",)]
+
+
+def test_a_right_that_the_report_lacks_is_told_by_check_and_printed_by_roles(cli: CommandLine) -> None:
+    (cli.root / "assets/health/bcu/defs.yaml").write_text(REPORT)
+    admin, name = cli.variables["DATABASE_URL"], f"reader_{os.urandom(4).hex()}"
+    run_sql(admin, "CREATE TABLE reports (file_path text, file_name text, kind text, file_size int, row_count int, "
+                   "range_start timestamptz, range_end timestamptz, created_at timestamptz)")  # fmt: skip
+    run_sql(admin, f"CREATE ROLE {name} LOGIN PASSWORD 'x'; GRANT SELECT ON events TO {name}")
+    try:
+        cli.variables["DATABASE_URL"] = f"postgresql://{name}:x@{admin.split('@')[1]}"
+        refused(cli("check", "bcu"), "needs SELECT and INSERT on it; `export-pipelines roles` prints them")
+        printed = cli("roles", "--reader", name, "--connection", "source").out
+        assert "Dagster's storage" not in printed
+        (grant,) = [line for line in printed.splitlines() if "INSERT" in line]
+        run_sql(admin, grant)
+        assert cli("check", "bcu").code == 0
+    finally:
+        run_sql(admin, f"DROP OWNED BY {name}; DROP ROLE {name}")

@@ -97,8 +97,8 @@ def test_a_hold_by_range_shows_and_refuses_until_it_is_released_and_stays_on_rec
     ("arguments", "code", "message"),
     [
         (("--partition", "2025-01-04", "--from", "2025-01-01"), 2, "give --partition, or --from and --to"),
-        (("--from", "yesterday"), 1, "is no time"),
-        (("--from", "2025-01-04", "--to", "2025-01-04"), 1, "is not before"),
+        (("--from", "yesterday"), 2, "is no time"),
+        (("--from", "2025-01-04", "--to", "2025-01-04"), 2, "is not before"),
         (("--partition", "2031-01-01"), 1, "does not exist"),
     ],
 )

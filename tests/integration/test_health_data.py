@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ pytestmark = pytest.mark.debian
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = 0.01
+TODAY = date(2026, 3, 1)
+"""When the data are loaded."""
 COUNTS = {"vaccine_batch": 20, "vaccination": 2_000, "certificate": 500, "audit_trail": 1_000}
 
 
@@ -33,7 +35,7 @@ COUNTS = {"vaccine_batch": 20, "vaccination": 2_000, "certificate": 500, "audit_
 def loaded(mariadb: Address) -> Iterator[str]:
     """URL of a database with a hundredth of the data; tests leave it as it is."""
     with new_mysql_database(mariadb) as url:
-        assert health.load(url, scale=SMALL) == COUNTS
+        assert health.load(url, scale=SMALL, today=TODAY) == COUNTS
         yield url
 
 
@@ -63,8 +65,8 @@ def test_the_whole_has_as_many_rows_as_it_says(mysql_database: str) -> None:
     assert told == {table: (rows, rows) for table, rows in health.ROWS.items()}
 
 
-def test_the_same_scale_gives_the_same_rows(loaded: str, mysql_database: str) -> None:
-    health.load(mysql_database, scale=SMALL)
+def test_the_same_scale_on_the_same_day_gives_the_same_rows(loaded: str, mysql_database: str) -> None:
+    health.load(mysql_database, scale=SMALL, today=TODAY)
     there, here = checksums(loaded), checksums(mysql_database)
     assert list(there.values()) == list(here.values())
     assert 0 not in there.values()
@@ -75,14 +77,23 @@ def test_rows_are_stored_as_they_were_generated(loaded: str) -> None:
     made = [(row[0], row[1], row[5], row[6], row[7]) for row in health.rows("certificate", SMALL)]
     assert stored == made
     stored = run_mysql(loaded, "SELECT id, at, flags, ip, details FROM audit_trail ORDER BY id")
-    assert stored == [(row[0], row[1], row[4], row[6], row[8]) for row in health.rows("audit_trail", SMALL)]
+    assert stored == [(row[0], row[1], row[4], row[6], row[8]) for row in health.rows("audit_trail", SMALL, TODAY)]
 
 
 def test_everything_happens_in_the_year(loaded: str) -> None:
-    for table, column in (("vaccination", "created"), ("certificate", "issued"), ("audit_trail", "at")):
+    for table, column in (("vaccination", "created"), ("certificate", "issued")):
         first, last = run_mysql(loaded, f"SELECT min({column}), max({column}) FROM {table}")[0]
         assert health.START <= first < datetime(2024, 1, 3)
         assert datetime(2024, 12, 29) < last < health.END
+
+
+def test_the_audit_trail_is_of_the_year_before_it_is_loaded_so_that_a_cleanup_leaves_some_of_it(loaded: str) -> None:
+    first, last = run_mysql(loaded, "SELECT min(at), max(at) FROM audit_trail")[0]
+    midnight = datetime.combine(TODAY, time())
+    assert timedelta(days=364) < midnight - first < timedelta(days=367)
+    assert timedelta() < midnight - last < timedelta(days=2)
+    young = f"SELECT count(*) FROM audit_trail WHERE at >= '{TODAY}' - INTERVAL 90 DAY"
+    assert 200 < one(loaded, young) < 300
 
 
 def test_the_data_hold_what_careless_dumps_lose(loaded: str) -> None:
@@ -116,7 +127,7 @@ def test_each_vaccination_comes_from_a_batch_received_before(loaded: str) -> Non
 
 def test_a_second_load_does_nothing_even_after_a_cleanup(mysql_database: str) -> None:
     health.load(mysql_database, scale=SMALL)
-    run_mysql(mysql_database, "DELETE FROM audit_trail WHERE at < '2024-06-01'")
+    run_mysql(mysql_database, "DELETE FROM audit_trail WHERE at < UTC_TIMESTAMP() - INTERVAL 90 DAY")
     left = checksums(mysql_database)
     assert health.load(mysql_database, scale=SMALL) == {}
     assert checksums(mysql_database) == left

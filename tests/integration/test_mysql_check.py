@@ -64,14 +64,16 @@ def checked(kit: MysqlKit, url: str = "", deleter: str = "") -> TableFindings:
 
 
 def said(found: TableFindings) -> tuple[list[str], list[str]]:
-    return [error.message for error in found.errors], [warning.message for warning in found.warnings]
+    warnings = [*found.warnings, *found.of_connections.values()]
+    return [error.message for error in found.errors], [warning.message for warning in warnings]
 
 
 def test_a_good_table_is_told_how_it_is_proved(daily: MysqlKit) -> None:
     found = checked(daily)
     assert (found.errors, found.columns, found.proof) == ([], 3, "by key id and content")
     # Root may do more than is needed.
-    assert "SUPER" in found.warnings[0].message
+    assert (found.warnings, list(found.of_connections)) == ([], ["source"])
+    assert "SUPER" in found.of_connections["source"].message
 
 
 def test_a_table_without_a_key_is_told_how_it_is_proved(daily: MysqlKit) -> None:

@@ -259,6 +259,61 @@ def test_memory_does_not_grow_with_the_rows(kit: MysqlKit) -> None:
     assert cleaned - before < 80 << 10
 
 
+# Values that the server would give otherwise than they are
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("CONCAT(a, a)", "MD5(CONCAT(a, a))", "HEX(a)", "RPAD(a, 2000000, 'x')", "IFNULL(REPEAT(a, 2), 'none')"),
+        *("GROUP_CONCAT(a)", "LENGTH(GROUP_CONCAT(a))", "MD5(JSON_ARRAYAGG(a))"),
+    ],
+)
+def test_a_value_that_is_cut_off_or_null_for_its_size_is_an_error(kit: MysqlKit, value: str) -> None:
+    kit.sql("CREATE TABLE t (id INT PRIMARY KEY, a LONGTEXT)")
+    kit.sql("INSERT INTO t VALUES (1, REPEAT('x', 900000)), (2, REPEAT('y', 900000))")
+    kit.select = f"SELECT {value} AS v FROM t"
+    before = kit.rows("SELECT @@global.max_allowed_packet")[0]
+    try:
+        kit.sql("SET GLOBAL max_allowed_packet = 1048576")
+        with pytest.raises(SourceError) as error:
+            kit.export()
+    finally:
+        kit.sql(f"SET GLOBAL max_allowed_packet = {before}")
+    assert "max_allowed_packet" in str(error.value)
+    assert kit.all_files() == []
+
+
+@pytest.mark.parametrize(
+    ("charset", "stored"), [("ascii", "E4"), ("hebrew", "A1"), ("gbk", "FEFE"), ("cp1250", "81"), ("ucs2", "D800")]
+)
+@pytest.mark.parametrize("key", ["", ", PRIMARY KEY (id)"])
+def test_a_text_that_unicode_has_not_is_an_error_and_no_question_mark(
+    kit: MysqlKit, charset: str, stored: str, key: str
+) -> None:
+    kit.sql(f"CREATE TABLE t (id INT, a VARCHAR(9) CHARACTER SET {charset}{key})")
+    kit.sql(f"INSERT INTO t VALUES (1, X'{stored}')")
+    kit.spec["table"] = "t"
+    with pytest.raises(SourceError, match="a text has") as error:
+        kit.export()
+    assert (kit.all_files(), "VARBINARY" in error.value.hint) == ([], True)
+    kit.sql("ALTER TABLE t MODIFY a VARBINARY(9)")
+    kit.exported()
+    assert [[id, a.upper()] for id, a in kit.archived_records()] == [["1", f"\\X{stored}"]]
+    assert kit.cleanup().deleted == 1
+
+
+def test_a_recursion_is_not_ended_in_silence(kit: MysqlKit) -> None:
+    numbers = "SELECT 1 AS id UNION ALL SELECT id + 1 FROM n WHERE id < 5000"
+    kit.select = f"WITH RECURSIVE n AS ({numbers}) SELECT * FROM n"
+    assert kit.export().rows == 5000
+
+
+def test_warnings_of_what_a_query_means_are_none_of_ours(whole: MysqlKit) -> None:
+    whole.select = "SELECT id, CAST('x' AS INT) AS a, id / 0 AS b FROM t"
+    assert whole.export().rows == 5
+
+
 # What is refused
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,19 @@ def test_a_trigger_that_changes_values_is_noticed(table: MysqlKit) -> None:
     with pytest.raises(TargetError, match="stores 3 rows with other values"):
         restore(table, "back")
     assert table.sql("SELECT COUNT(*) FROM back") == [(0,)]
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_a_null_never_becomes_the_present_time(kit: MysqlKit, filled: bool) -> None:
+    kit.sql("CREATE TABLE t (id INT PRIMARY KEY, at TIMESTAMP NULL)", "INSERT INTO t VALUES (1, NULL)")
+    kit.spec["table"] = "t"
+    kit.exported()
+    kit.sql("CREATE TABLE back (id INT PRIMARY KEY, at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)")
+    rows = [(2, datetime(2025, 1, 1))] if filled else []
+    kit.sql(*(f"INSERT INTO back VALUES ({id}, '{at}')" for id, at in rows))
+    with pytest.raises(TargetError, match="TIMESTAMP NOT NULL"):
+        restore(kit, "back")
+    assert kit.sql("SELECT * FROM back") == rows
 
 
 def test_generated_columns_are_computed_and_compared(kit: MysqlKit) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,6 +16,7 @@ import pytest
 from export_pipelines.catalog import Catalog
 from export_pipelines.errors import CatalogError, PartitionBusy, SourceError
 from export_pipelines.sources.mysql import MysqlSession, MysqlSource
+from export_pipelines.steps.mysql import deletion
 from export_pipelines.steps.mysql.deletion import MysqlDeletion
 from export_pipelines.steps.mysql.engine import MysqlRows
 from export_pipelines.windows import Window
@@ -401,6 +402,62 @@ def test_a_commit_that_could_not_be_noted_is_settled_later(
     assert kit.rows() == []
 
 
+def test_equal_rows_that_came_after_a_lost_commit_are_not_taken_for_those_it_deleted(
+    kit: MysqlKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction is whole: where most of its rows are gone, all were deleted, and the equal ones there are new."""
+    kit.sql("CREATE TABLE t (id INT)", "INSERT INTO t VALUES (1), (1), (2), (3)")
+    kit.spec["table"] = "t"
+    kit.exported()
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise CatalogError("the catalog is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "settle_batch", fails)
+        with pytest.raises(CatalogError):
+            kit.cleanup()
+    kit.sql("INSERT INTO t VALUES (1), (1)")
+    result = kit.cleanup()
+    assert (result.deleted_before, result.deleted, result.late) == (4, 0, 2)
+    assert kit.rows() == [1, 1]
+    kit.exported()
+    assert kit.cleanup().deleted == 2
+    assert [id for (id,) in kit.restored()] == [1, 1, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_what_another_run_deleted_just_before_proves_no_equal_row(
+    kit: MysqlKit, monkeypatch: pytest.MonkeyPatch, broken_off: bool
+) -> None:
+    """What is deleted already is asked under the lock: equal rows that came since are in no file."""
+    kit.sql("CREATE TABLE t (id INT)", "INSERT INTO t VALUES (1), (1)")
+    kit.spec["table"] = "t"
+    kit.exported()
+    lock, before = deletion.lock, []
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise CatalogError("the catalog is gone")
+
+    def late(*args: Any) -> None:
+        if not before:
+            before.append(True)
+            with monkeypatch.context() as patch, suppress(CatalogError):
+                if broken_off:
+                    patch.setattr(Catalog, "settle_batch", fails)
+                kit.cleanup()
+            kit.sql("INSERT INTO t VALUES (1), (1), (1)")
+        lock(*args)
+
+    monkeypatch.setattr(deletion, "lock", late)
+    if broken_off:
+        with pytest.raises(PartitionBusy, match="broken off just now"):
+            kit.cleanup()
+    else:
+        assert (result := kit.cleanup()).deleted == 0 and result.late == 3
+    assert kit.rows() == [1, 1, 1]
+
+
 def test_a_batch_that_still_goes_on_is_waited_for_by_its_successor(
     whole: MysqlKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -581,6 +638,21 @@ def test_settings_of_the_server_change_no_text(kit: MysqlKit) -> None:
     finally:
         for name, value in before.items():
             kit.sql(f"SET GLOBAL {name} = {value!r}")
+
+
+def test_a_delete_sees_the_rows_of_now_whatever_time_the_server_reads_at(kit: MysqlKit) -> None:
+    kit.sql(f"{TABLE} WITH SYSTEM VERSIONING", ROWS)
+    kit.spec["table"] = "t"
+    kit.exported()
+    (then,) = kit.rows("SELECT CAST(NOW(6) AS CHAR)")
+    kit.sql("UPDATE t SET note = 'in no file' WHERE id = 1")
+    try:
+        kit.sql(f"SET GLOBAL system_versioning_asof = '{then}'")
+        assert kit.cleanup().deleted == 4
+        kit.sql("SET GLOBAL system_versioning_asof = DEFAULT")
+        assert kit.rows("SELECT note FROM t") == ["in no file"]
+    finally:
+        kit.sql("SET GLOBAL system_versioning_asof = DEFAULT")
 
 
 def test_a_session_that_only_reads_cannot_write(whole: MysqlKit) -> None:

@@ -16,8 +16,7 @@ from export_pipelines.catalog.pool import CatalogPool
 from export_pipelines.catalog.requests import Asked, RequestFile, RequestRow, Requests
 from export_pipelines.errors import RequestError
 from export_pipelines.manifest import FileProof
-from export_pipelines.specs.dataset import FormatName
-from export_pipelines.specs.format import Compression
+from export_pipelines.specs.format import Compression, FormatName
 from export_pipelines.specs.query import Query
 
 SECRET = b"a secret of thirty-two characters"

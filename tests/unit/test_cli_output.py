@@ -20,6 +20,7 @@ from export_pipelines.components.automation import Stage
 from export_pipelines.errors import RequestError, SourceError, SpecError, SpecErrors
 from export_pipelines.specs.table import TableDefinition, TableSpec
 from export_pipelines.sql import parse_delete
+from export_pipelines.sql_mysql import parse_delete as parse_mysql_delete
 
 NOW = datetime(2025, 1, 5, 12, tzinfo=UTC)
 
@@ -89,6 +90,17 @@ def test_errors_of_a_run_show_no_class_path(told: str, shown: str) -> None:
 def test_a_plan_shows_the_delete_of_the_definition(statement: str) -> None:
     made = parse_delete(statement, Path("delete.sql")).statement("<identity of an archived row>", "ctid, xmin")
     assert " ".join(own_statement(made).split()) == " ".join(statement.removesuffix(" -- old").split())
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM t", "DELETE FROM `t`\nWHERE a < 1 OR (b)", "DELETE FROM d.t WHERE a\n"]
+)
+def test_a_plan_in_mysql_shows_the_delete_of_the_definition(statement: str) -> None:
+    read = parse_mysql_delete(statement, Path("delete.sql")).selection(
+        "<key>, <all columns>", "<key of an archived row>"
+    )
+    made = own_statement(f"{read} FOR UPDATE; DELETE FROM `t` WHERE <key of a row that is proved>")
+    assert made == statement.strip().replace(" WHERE", "\nWHERE")
 
 
 def test_addresses_have_neither_password_nor_query() -> None:

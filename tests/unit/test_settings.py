@@ -181,12 +181,14 @@ def test_folder_outside_of_any_project_is_refused(tmp_path: Path, monkeypatch: p
 
 
 def test_own_dagster_yaml_is_kept_and_ours_is_renewed(tmp_path: Path) -> None:
-    path = write_dagster_yaml(tmp_path)
+    (tmp_path / "assets").mkdir()
+    settings = load_settings(tmp_path)
+    path = write_dagster_yaml(settings)
     ours = path.read_text()
     path.write_text(ours + "# older\n")
-    write_dagster_yaml(tmp_path)
+    write_dagster_yaml(settings)
     assert path.read_text() == ours
     path.write_text("telemetry: {enabled: false}\n")
-    write_dagster_yaml(tmp_path)
+    write_dagster_yaml(settings)
     assert path.read_text() == "telemetry: {enabled: false}\n"
     assert stat.S_ISREG(path.stat().st_mode)

@@ -21,11 +21,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from export_pipelines.catalog import ExportRow
-from export_pipelines.errors import CleanupRefused, SourceError
+from export_pipelines.errors import CleanupRefused, PartitionBusy, SourceError
 from export_pipelines.manifest import ArtifactManifest
 from export_pipelines.sources import mysql_inspect
 from export_pipelines.sources.mysql import MysqlSession
-from export_pipelines.sources.mysql_errors import CONFLICTS
+from export_pipelines.sources.mysql_errors import CONFLICTS, READ_ONLY
 from export_pipelines.sources.mysql_inspect import UNSEEN, BaseTable
 from export_pipelines.sql_mysql import MysqlDelete, parse_select
 from export_pipelines.steps.batches import Batch, batches, proved
@@ -34,9 +34,10 @@ from export_pipelines.steps.engine import ATTEMPTS, Deleted, Matched, Seen, Unpr
 from export_pipelines.steps.mysql.keyless import delete_keyless, match_keyless
 from export_pipelines.steps.mysql.left import left
 from export_pipelines.steps.mysql.locating import Locator, locator
+from export_pipelines.steps.mysql.reading import EQUAL_ROWS
 from export_pipelines.steps.mysql.statements import MysqlStatements
 from export_pipelines.steps.mysql.transactions import lock, table_session
-from export_pipelines.steps.receipts import RecordSet, to_ranges
+from export_pipelines.steps.receipts import RecordSet, deleted_records, to_ranges
 from export_pipelines.windows import Window
 
 
@@ -60,6 +61,8 @@ class MysqlDeletion:
         self._refuse_unprovable(manifest)
         with table_session(self.ctx, read_only=False) as session:
             lock(session, self.ctx.table, "*", "cleaned up")
+            done = self._deleted_by_now(row)
+            self._refuse_writing(session)
             if not manifest.export.identity.key:
                 yield from delete_keyless(self, session, row, manifest, done)
                 return
@@ -71,6 +74,7 @@ class MysqlDeletion:
         self._refuse_unprovable(manifest)
         with table_session(self.ctx, read_only=True) as session:
             session.begin()
+            self._refuse_doubtful(session)
             table = self.table(session, manifest)
             refusals = tuple(self.refused(session, table))
             kind = manifest.export.identity.mode
@@ -93,10 +97,11 @@ class MysqlDeletion:
         """The table as it is now, which a lock of the transaction keeps as it is from here on.
 
         Raises:
-            Unprovable: it is not what it was at the export, so that its text may be another.
+            Unprovable: it is not what it was at the export, so that its text may be another, or its key none.
+            SourceError: also if the account may not see all of its columns, which would not be compared.
         """
         relation = self.statement.relation
-        session.execute(f"SELECT 1 FROM {relation.sql} LIMIT 0")
+        session.execute(f"SELECT * FROM {relation.sql} LIMIT 0")
         found = mysql_inspect.base_table(session, relation.schema, relation.name)
         if found.unsound:
             raise Unprovable(f"{found.unsound}, so its rows cannot be proved", hint="cleanup works on InnoDB tables")
@@ -104,6 +109,12 @@ class MysqlDeletion:
             raise Unprovable(
                 f"columns of {found.sql} were added, dropped or altered since the export of {self.ctx.table.id!r}, so "
                 "that the text of its rows may be another",
+                hint="export the partition again, then clean up",
+            )
+        key = manifest.export.identity.key
+        if key and not found.has_key(key):
+            raise Unprovable(
+                f"{found.sql} has no unique index on {list(key)} any more, by which its rows were told apart",
                 hint="export the partition again, then clean up",
             )
         return found
@@ -154,6 +165,47 @@ class MysqlDeletion:
                 raise
         raise AssertionError("unreachable")
 
+    def _deleted_by_now(self, row: ExportRow) -> RecordSet:
+        """Records of a file whose rows are deleted, as it is once the lock is ours: until then another run may have
+        deleted some, and equal rows without a key have come since.
+
+        Raises:
+            PartitionBusy: such a run was broken off, and nobody has settled its batch.
+        """
+        if self.ctx.catalog.batches(self.ctx.table.id, row.partition, states=("committing",)):
+            raise PartitionBusy(
+                f"another cleanup of {self.ctx.table.id!r} was broken off just now",
+                hint="run the cleanup again: it settles what the other one left",
+            )
+        return deleted_records(self.ctx, row)
+
+    def _refuse_writing(self, session: MysqlSession) -> None:
+        """Raises CleanupRefused: delete.sql calls a function that writes, by the server's word or by nobody's denial.
+
+        The server says so before it looks at a single row, also of functions within functions and views.
+        """
+        self._refuse_doubtful(session)
+        session.execute("START TRANSACTION READ ONLY")
+        try:
+            session.execute(f"{self.statement.selection('1')} LIMIT 0")
+        except SourceError as error:
+            if error.code != READ_ONLY:
+                raise
+            raise CleanupRefused(
+                f"delete.sql of {self.ctx.table.id!r} calls a function that writes",
+                hint="a condition only reads: write it without that function",
+            ) from error
+        finally:
+            with suppress(SourceError):
+                session.rollback()
+
+    def _refuse_doubtful(self, session: MysqlSession) -> None:
+        if found := mysql_inspect.doubtful_functions(session, self.statement.called):
+            raise CleanupRefused(
+                f"delete.sql of {self.ctx.table.id!r} calls {', '.join(found)}, which may do more than read",
+                hint="if it only reads, say so: ALTER FUNCTION … READS SQL DATA; else leave it out",
+            )
+
     def _patiently(self, session: MysqlSession, row: ExportRow, manifest: ArtifactManifest, batch: Batch) -> int:
         return self.patiently(session, lambda: self._try_batch(session, row, manifest, batch))
 
@@ -192,6 +244,8 @@ class MysqlDeletion:
                 f"rows of {self.ctx.table.id!r} partition {manifest.export.partition} cannot be proved: {reason}",
                 hint="let select.sql read the table as one of its FROM clause, or declare `key` columns of the file",
             )
+        if not identity.key and self._repeats(manifest):
+            raise Unprovable(f"the table of {self.ctx.table.id!r} {EQUAL_ROWS}", hint="give the table a primary key")
 
     def _repeats(self, manifest: ArtifactManifest) -> bool:
         """Whether a row of the source may stand behind several records of the file."""

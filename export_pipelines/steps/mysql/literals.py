@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from export_pipelines.errors import IntegrityError
+from export_pipelines.errors import IntegrityError, TargetError
 from export_pipelines.manifest import Column
 from export_pipelines.sources import mysql_types
 from export_pipelines.specs.table import CsvSpec
@@ -18,9 +18,11 @@ _BYTES = re.compile(r"\\x((?:[0-9a-f]{2})*)")
 
 
 class Literals:
-    """Turns records of one file into rows of VALUES, by the types of its columns."""
+    """Turns records of one file into rows of VALUES, by the types of its columns. `filled` are numbers of columns in
+    which the server would put another value for NULL."""
 
-    def __init__(self, columns: Sequence[Column], csv: CsvSpec) -> None:
+    def __init__(self, columns: Sequence[Column], csv: CsvSpec, filled: Sequence[int] = ()) -> None:
+        self._filled = filled
         self._literals = [_literal_of(column.type) for column in columns]
         self._csv = csv
         quote, delimiter = re.escape(csv.quote), re.escape(csv.delimiter)
@@ -34,6 +36,7 @@ class Literals:
 
         Raises:
             IntegrityError: it is no record of this dialect in UTF-8, or has another number of fields.
+            TargetError: it has a NULL for which the server would put another value.
         """
         csv = self._csv
         try:
@@ -50,7 +53,13 @@ class Literals:
                 f"a record of the CSV has {len(fields)} fields, not {len(self._literals)}",
                 hint="nothing was restored; `export-pipelines verify` says more",
             )
-        return f"({','.join(map(self._value, self._literals, fields))})"
+        values = list(map(self._value, self._literals, fields))
+        if any(values[number] == "NULL" for number in self._filled):
+            raise TargetError(
+                "a row has NULL where the table has a TIMESTAMP NOT NULL: the server would put the present time there",
+                hint="nothing was restored; ALTER that column to TIMESTAMP NULL, or restore into a name that is free",
+            )
+        return f"({','.join(values)})"
 
     def _value(self, literal: Literal, field: str) -> str:
         quote = self._csv.quote

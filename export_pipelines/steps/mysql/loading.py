@@ -33,9 +33,11 @@ def load(session: MysqlSession, relation: str, archived: Archived, piece: Genera
     """
     export = piece.manifest.export
     _set_as_written(session, export.source.settings)
-    head = f"INSERT INTO {relation} ({_list([column.name for column in export.columns])}) VALUES "
+    columns = _list([column.name for column in export.columns])
+    head = f"INSERT INTO {relation} ({columns}) VALUES "
     largest = int(session.one("SELECT @@max_allowed_packet")[0]) - _ROOM
-    literals = Literals(export.columns, export.csv)
+    kinds = session.describe(f"SELECT {columns} FROM {relation}")
+    literals = Literals(export.columns, export.csv, [n for n, kind in enumerate(kinds) if kind.never_null_instant])
     rows = 0
     with closing(read_ahead(_lists(archived, piece, report))) as found:
         values = map(literals.row, chain.from_iterable(found))

@@ -24,6 +24,8 @@ from export_pipelines.steps.mysql.statements import MysqlStatements
 
 _ALL = "18446744073709551615"
 _EXTRA = "export_pipelines_"
+EQUAL_ROWS = "has no key, and behind a join nobody can tell how many of its equal rows a file has"
+"""Why rows without a key are not proved by the records of a join."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ def plan(session: MysqlSession, parts: MysqlStatements, declared: tuple[str, ...
         return _unproved(parts, found, columns, table.unsound)
     key = declared or next(iter(table.keys), ())
     relation = relation_of(session, parts, table)
-    if relation is not None and (not declared or _is_key(table, declared)):
+    if relation is not None and not key and select.repeats:
+        return _unproved(parts, found, columns, f"{table.sql} {EQUAL_ROWS}")
+    if relation is not None and (not declared or table.has_key(declared)):
         return _by_record(session, parts, found, columns, table, relation, key)
     reason = select.opaque or f"{table.sql} is no plain table of the FROM clause of select.sql"
     return _by_key(parts, found, columns, table, key, reason)
@@ -74,11 +78,6 @@ def relation_of(session: MysqlSession, parts: MysqlStatements, table: BaseTable)
         if (found.schema, found.name) == (table.schema, table.name):
             return relation
     return None
-
-
-def _is_key(table: BaseTable, key: Sequence[str]) -> bool:
-    """Whether some unique key has no other columns than these."""
-    return any(set(unique) <= set(key) for unique in table.keys)
 
 
 def _unproved(parts: MysqlStatements, found: Sequence[ResultColumn], columns: tuple[Column, ...], reason: str) -> Plan:
@@ -132,7 +131,7 @@ def _by_key(
         why = f"and its key columns {missing} are not in the file"
     elif foreign:
         why = f"and columns {foreign} of the file are not plainly those of {table.sql}"
-    elif not _is_key(table, key):
+    elif not table.has_key(key):
         why = f"and no unique index without NULLs says that {list(key)} is a key"
     if why:
         return _unproved(parts, found, columns, f"{reason}, {why}")

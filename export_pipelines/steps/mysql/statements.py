@@ -18,6 +18,7 @@ from export_pipelines.sql_mysql import (
     parse_select,
     split_name,
 )
+from export_pipelines.steps.dialects import dialect_of
 from export_pipelines.steps.texts import column_list, refuse_without_bounds, texts
 from export_pipelines.windows import Window
 
@@ -43,7 +44,7 @@ def statements(table: TableDefinition, window: Window, session: MysqlSession) ->
     if table.spec.mask_columns or table.spec.exclude_columns:
         select_text = select_text.replace("*", column_list(table, _names(table, session)), 1)
     select, delete = parsed(table, window, select_text, delete_text, _zone(table, session))
-    return MysqlStatements(select, delete, table.spec.format.csv, digest(f"{select_text}\0{delete_text}".encode()))
+    return MysqlStatements(select, delete, dialect_of(table), digest(f"{select_text}\0{delete_text}".encode()))
 
 
 def parsed(

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from export_pipelines.catalog import ExportRow
 from export_pipelines.errors import ObjectMissing
 from export_pipelines.formats.compression import decompressed
-from export_pipelines.formats.csv import records
 from export_pipelines.manifest import ExportRecord, FileProof
 from export_pipelines.scratch import scratch_database
 from export_pipelines.sources.postgres import Session
@@ -30,6 +29,7 @@ from export_pipelines.steps.postgres.proof import place_now, place_of, refuse_va
 from export_pipelines.steps.postgres.statements import Statements
 from export_pipelines.steps.reading import open_stored
 from export_pipelines.steps.receipts import deleted_records
+from export_pipelines.steps.records import records_in
 from export_pipelines.steps.rows import Keep
 from export_pipelines.steps.sidecar import read_buckets
 from export_pipelines.stores.base import Store
@@ -136,13 +136,13 @@ def _remember_contents(
     same_dialect = record.csv.model_copy(update={"header": parts.csv.header}) == parts.csv
     same_columns = [column.name for column in record.columns] == [column.name for column in plan.columns]
     deleted = deleted_records(ctx, row)
-    if unread or not same_dialect or not same_columns or len(deleted) == record.rows:
+    if unread or not record.exact or not same_dialect or not same_columns or len(deleted) == record.rows:
         return
-    number = -1 if record.csv.header else 0
+    number = 0
     with _unless_given_up(ctx, row), open_stored(store, proof, ctx.keyring) as stream:
-        for found in records(decompressed(stream, Compression(record.compression), name=proof.key), record.csv):
+        for found in records_in(record, decompressed(stream, Compression(record.compression), name=proof.key)):
             numbered = enumerate(found, start=number)
-            known.add_contents([each for n, each in numbered if n >= 0 and n not in deleted])
+            known.add_contents([each for n, each in numbered if n not in deleted])
             number += len(found)
 
 

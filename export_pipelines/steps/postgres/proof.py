@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from export_pipelines.formats.compression import decompressed
-from export_pipelines.formats.csv import copy_options, records
+from export_pipelines.formats.csv import copy_options
 from export_pipelines.manifest import ArtifactManifest, ExportRecord
 from export_pipelines.sources import inspect
 from export_pipelines.sources.postgres import Session
@@ -32,6 +32,7 @@ from export_pipelines.steps.postgres.statements import Statements
 from export_pipelines.steps.postgres.transactions import source_of
 from export_pipelines.steps.reading import open_stored
 from export_pipelines.steps.receipts import RecordSet
+from export_pipelines.steps.records import records_in
 from export_pipelines.steps.rows import split_identities
 from export_pipelines.steps.sidecar import read_buckets
 
@@ -179,10 +180,16 @@ def _match_records(
     if not refuse_vague_content(ctx, session, parts, relation):
         _refuse_superseded(ctx, manifest)
     tableoid = needs_tableoid(session, relation, parts.delete.relation)
-    number = -1 if export.csv.header else 0
+    if not export.exact:
+        raise Unprovable(
+            f"{relation.sql} was rewritten or altered since the export of {ctx.table.id!r}, and its {export.format} "
+            "file does not give back the text of its rows, so that its content proves nothing",
+            hint="export the partition again, then clean up",
+        )
+    number = 0
     with open_stored(ctx.archive, manifest.file, ctx.keyring) as stream:
         raw = decompressed(stream, Compression(export.compression), name=manifest.file.key)
-        for found in records(raw, export.csv):
+        for found in records_in(export, raw):
             matches.add_records(*_wanted(found, number, done))
             number += len(found)
     header = keys.PLAIN.model_copy(update={**export.csv.model_dump(), "header": False})
@@ -269,10 +276,10 @@ def _content(line: bytes) -> bytes:
 
 
 def _wanted(contents: list[bytes], first: int, done: RecordSet) -> tuple[list[bytes], Sequence[int]]:
-    """Contents, and their numbers counted from `first`; without the header (number -1) and those in `done`."""
-    if first >= 0 and not done.touches(first, first + len(contents) - 1):
+    """Contents, and their numbers counted from `first`; without those in `done`."""
+    if not done.touches(first, first + len(contents) - 1):
         return contents, range(first, first + len(contents))
-    kept = [(content, n) for n, content in enumerate(contents, start=first) if n >= 0 and n not in done]
+    kept = [(content, n) for n, content in enumerate(contents, start=first) if n not in done]
     return [content for content, _ in kept], [n for _, n in kept]
 
 

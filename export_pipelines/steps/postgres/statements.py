@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from export_pipelines.errors import SpecError
 from export_pipelines.manifest import digest
 from export_pipelines.sources import inspect
 from export_pipelines.sources.postgres import Session
@@ -17,6 +18,7 @@ from export_pipelines.sql import (
     parse_select,
     render,
 )
+from export_pipelines.steps.dialects import dialect_of
 from export_pipelines.steps.texts import column_list, refuse_without_bounds, texts
 from export_pipelines.windows import Window
 
@@ -49,7 +51,14 @@ def statements(table: TableDefinition, window: Window, session: Session) -> Stat
     if delete_text is not None:
         refuse_without_bounds(table, parameters_used(delete_text), "delete.sql")
         delete = parse_delete(render(delete_text, values, file=delete_file), delete_file)
-    csv = select.csv or table.spec.format.csv
+    if select.csv is not None and not table.spec.format.native:
+        raise SpecError(
+            "select.sql is a COPY with a dialect of its own, and `format` in defs.yaml wants another format",
+            file=select_file,
+            line=1,
+            hint="leave the COPY out, and write the query alone",
+        )
+    csv = select.csv or dialect_of(table)
     return Statements(select, delete, csv, digest(f"{select_text}\0{delete_text}".encode()))
 
 

@@ -136,7 +136,7 @@ def _audit() -> None:
     # One writer after the other: a chain has an order. The lock is held to the end of the transaction, so entries are
     # written last.
     op.execute("""
-        CREATE FUNCTION audit_chain() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION audit_chain() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
         DECLARE
           last record;
           -- Found by the trigger's own table: the caller's search_path does not count.
@@ -154,8 +154,14 @@ def _audit() -> None:
         END $$
     """)
     op.execute("CREATE TRIGGER audit_chain BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION audit_chain()")
+    _audit_keeping()
+
+
+def _audit_keeping() -> None:
+    """Nothing is ever changed. What is old enough may go, from the beginning only, and its going is an entry, so that
+    the chain begins where that says. The newest entry stays."""
     op.execute("""
-        CREATE FUNCTION audit_keep() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION audit_keep() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
         DECLARE
           kept interval;
         BEGIN
@@ -166,19 +172,99 @@ def _audit() -> None:
             END IF;
           END IF;
           RAISE EXCEPTION 'the audit log is append-only: % of entry % is refused', TG_OP, OLD.id
-            USING HINT = 'entries that are older than audit_keep_days may be deleted';
+            USING HINT = 'entries that are older than audit_keep_days may be deleted',
+              ERRCODE = 'insufficient_privilege';
         END $$
     """)
     op.execute("""
         CREATE TRIGGER audit_keep BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION audit_keep()
     """)
     op.execute("""
-        CREATE FUNCTION audit_whole() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION audit_whole() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
         BEGIN
-          RAISE EXCEPTION 'the audit log is append-only: TRUNCATE is refused';
+          RAISE EXCEPTION 'the audit log is append-only: TRUNCATE is refused' USING ERRCODE = 'insufficient_privilege';
         END $$
     """)
     op.execute("CREATE TRIGGER audit_whole BEFORE TRUNCATE ON audit EXECUTE FUNCTION audit_whole()")
+    op.execute("""
+        CREATE FUNCTION audit_pruned() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+        DECLARE
+          gone record;
+          first bigint;
+          own text := quote_ident(TG_TABLE_SCHEMA) || '.audit';
+        BEGIN
+          SELECT id, sha256, (SELECT count(*) FROM deleted) AS entries INTO gone FROM deleted ORDER BY id DESC LIMIT 1;
+          IF gone.id IS NULL THEN
+            RETURN NULL;
+          END IF;
+          EXECUTE 'SELECT min(id) FROM ' || own INTO first;
+          IF first IS NULL OR first <= gone.id THEN
+            RAISE EXCEPTION 'the audit log is append-only: only its oldest entries may go, and not all'
+              USING ERRCODE = 'insufficient_privilege';
+          END IF;
+          EXECUTE 'INSERT INTO ' || own || ' (who, action, subject, outcome, detail) VALUES ($1, $2, $3, $4, $5)'
+            USING 'system', 'audit.pruned', 'audit', 'ok', jsonb_build_object(
+              'through', gone.id, 'sha256', gone.sha256, 'entries', gone.entries, 'role', session_user);
+          RETURN NULL;
+        END $$
+    """)
+    op.execute("""
+        CREATE TRIGGER audit_pruned AFTER DELETE ON audit REFERENCING OLD TABLE AS deleted
+        FOR EACH STATEMENT EXECUTE FUNCTION audit_pruned()
+    """)
+    op.execute("""
+        CREATE FUNCTION audit_kept() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+        BEGIN
+          IF TG_OP = 'DELETE' THEN
+            RAISE EXCEPTION 'how long the audit log is kept is always set' USING ERRCODE = 'insufficient_privilege';
+          END IF;
+          EXECUTE 'INSERT INTO ' || quote_ident(TG_TABLE_SCHEMA) || '.audit (who, action, subject, outcome, detail) '
+            'VALUES ($1, $2, $3, $4, $5)'
+            USING 'system', 'audit.keep', 'audit', 'ok', jsonb_build_object(
+              'from', OLD.keep::text, 'to', NEW.keep::text, 'role', session_user);
+          RETURN NULL;
+        END $$
+    """)
+    op.execute("""
+        CREATE TRIGGER audit_kept AFTER UPDATE OR DELETE ON audit_setting FOR EACH ROW EXECUTE FUNCTION audit_kept()
+    """)
+    schema = op.get_bind().dialect.identifier_preparer.quote(
+        op.get_bind().exec_driver_sql("SELECT current_schema()").scalar_one()
+    )
+    # These two are all that a service without further rights can do about keeping: raise it, and drop what is too old.
+    op.execute(f"""
+        CREATE FUNCTION audit_set_keep(days integer) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
+        SET search_path = pg_catalog, {schema}, pg_temp AS $$
+        DECLARE
+          kept interval := (SELECT keep FROM audit_setting);
+          wanted interval := make_interval(days => days);
+        BEGIN
+          IF days < 1 THEN
+            RAISE EXCEPTION 'the audit log is kept for a day at least';
+          END IF;
+          IF wanted < kept AND NOT pg_has_role(session_user, current_user, 'MEMBER') THEN
+            RAISE EXCEPTION 'only the owner of the audit log may keep it for less than %', kept
+              USING ERRCODE = 'insufficient_privilege';
+          END IF;
+          UPDATE audit_setting SET keep = wanted WHERE keep <> wanted;
+          RETURN FOUND;
+        END $$
+    """)
+    op.execute(f"""
+        CREATE FUNCTION audit_prune() RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+        SET search_path = pg_catalog, {schema}, pg_temp AS $$
+        DECLARE
+          gone bigint;
+        BEGIN
+          DELETE FROM audit WHERE id < (
+            SELECT coalesce(min(id) FILTER (WHERE at >= clock_timestamp() - (SELECT keep FROM audit_setting)), max(id))
+            FROM audit);
+          GET DIAGNOSTICS gone = ROW_COUNT;
+          RETURN gone;
+        END $$
+    """)
+    for function in ("audit_set_keep(integer)", "audit_prune()"):
+        op.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
 
 
 def downgrade() -> None:

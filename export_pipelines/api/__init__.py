@@ -1,0 +1,1 @@
+"""Exports on demand by HTTP: the service that `export-pipelines api` runs."""

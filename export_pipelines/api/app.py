@@ -1,0 +1,61 @@
+"""The application: routers, error handling, the page and the outermost layer put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+from fastapi import FastAPI
+
+from export_pipelines.api import health, problems
+from export_pipelines.api.document import described
+from export_pipelines.api.guard import Guard
+from export_pipelines.api.launching import TableRuns
+from export_pipelines.api.metrics import Metrics
+from export_pipelines.api.service import Service
+from export_pipelines.settings import Settings, load_settings
+
+THREADS = 40
+"""Calls that are answered at the same time; more wait their turn."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application of a project whose databases are there and whose settings are in the environment.
+
+    Raises:
+        ExportPipelinesError: the project's service cannot be served as it is.
+    """
+    service = Service(settings)
+    app = described(lifespan=_lifespan)
+    app.state.service = service
+    app.state.metrics = metrics = Metrics(service)
+    app.state.table_runs = TableRuns(service)
+    app.state.health = health.Health(service)
+    problems.install(app)
+    _install_page(app, service)
+    app.add_middleware(Guard, service=service, metrics=metrics)
+    return app
+
+
+def _install_page(app: FastAPI, service: Service) -> None:
+    from export_pipelines.api import pages
+
+    pages.install(app, service)
+
+
+def from_environment() -> FastAPI:
+    """For processes that uvicorn starts by itself."""
+    return create_app(load_settings())
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    service: Service = app.state.service
+    service.watcher.start()
+    try:
+        yield
+    finally:
+        app.state.health.close()
+        await anyio.to_thread.run_sync(service.close)

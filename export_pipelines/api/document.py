@@ -1,0 +1,54 @@
+"""The OpenAPI document, and the application that it describes, which needs no project to be described."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from export_pipelines import __version__
+from export_pipelines.api import datasets, downloads, exports, health, requests
+from export_pipelines.api.description import DESCRIPTION, SUMMARY, TAGS
+from export_pipelines.api.problems import MEDIA_TYPE
+
+
+class Described(FastAPI):
+    """FastAPI, whose document says exactly what is answered."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            for path in document["paths"].values():
+                for operation in path.values():
+                    _only_problems(operation["responses"])
+            self.openapi_schema = document
+        return self.openapi_schema
+
+
+def _only_problems(responses: dict[str, Any]) -> None:
+    """FastAPI adds its own media type to that of problems."""
+    for response in responses.values():
+        content = response.get("content", {})
+        if MEDIA_TYPE in content:
+            content.pop("application/json", None)
+
+
+def described(**options: Any) -> FastAPI:
+    """The application with its routers; nothing that they need is there yet."""
+    app = Described(
+        title="export-pipelines",
+        summary=SUMMARY,
+        description=DESCRIPTION,
+        version=__version__,
+        openapi_tags=TAGS,
+        redirect_slashes=False,
+        # Their pages load parts from elsewhere; docs/reference/api.md is made from the same document.
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        **options,
+    )
+    for each in (datasets, requests, downloads, exports, health):
+        app.include_router(each.router)
+    return app

@@ -1,0 +1,104 @@
+"""What was found below assets/: tables, data sets, and folders that are broken; kept apart by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from export_pipelines import naming
+from export_pipelines.errors import SpecError
+from export_pipelines.specs.dataset import DataSetDefinition
+from export_pipelines.specs.table import TableDefinition
+
+FILES = ("defs.yaml", "select.sql", "delete.sql")
+"""The files that define a table."""
+
+
+@dataclass(frozen=True)
+class BrokenFolder:
+    """A folder that should be a table or a data set and cannot be one; shown with its errors."""
+
+    name: str
+    group: str
+    folder: Path
+    errors: list[SpecError]
+
+    @property
+    def id(self) -> str:
+        """`group/name`, as of a table."""
+        return f"{self.group}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """All tables and data sets by id, in the order of their folders, and the folders that are broken."""
+
+    tables: dict[str, TableDefinition] = field(default_factory=dict)
+    datasets: dict[str, DataSetDefinition] = field(default_factory=dict)
+    """Those of folders of their own, and by their ids those tables that are data sets, too."""
+    broken: list[BrokenFolder] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[SpecError]:
+        """Every error of every broken folder."""
+        return [error for folder in self.broken for error in folder.errors]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder defines: a table, a data set, or both in one."""
+
+    table: TableDefinition | None
+    dataset: DataSetDefinition | None
+
+    @property
+    def either(self) -> TableDefinition | DataSetDefinition:
+        """What has the folder's name, group and id."""
+        found = self.table or self.dataset
+        assert found is not None
+        return found
+
+
+def keep_apart(found: Iterable[Found], loaded: Loaded) -> None:
+    """Put what was found into `loaded`. Equal ids (case and normalisation aside) break both folders, since nobody can
+    say which is meant; of equal file names the later folder is broken."""
+    by_id: dict[str, list[Found]] = {}
+    for each in found:
+        by_id.setdefault(naming.fold(each.either.id), []).append(each)
+    names: dict[tuple[str, str], TableDefinition] = {}
+    for same in by_id.values():
+        if len(same) > 1:
+            loaded.broken.extend(_twin(each, same) for each in same)
+            continue
+        table, dataset = same[0].table, same[0].dataset
+        if table is not None:
+            first = names.setdefault((table.spec.store, naming.fold(naming.file_pattern(table))), table)
+            if first is not table:
+                loaded.broken.append(_same_files(table, first))
+                continue
+            loaded.tables[table.id] = table
+        if dataset is not None:
+            loaded.datasets[dataset.id] = dataset
+
+
+def _twin(each: Found, same: list[Found]) -> BrokenFolder:
+    own, other = each.either, next(other.either for other in same if other is not each)
+    what = "table" if each.table else "data set"
+    message = f"{what} {own.id!r} is also defined in {other.folder}" + (f" as {other.id!r}" * (other.id != own.id))
+    hint = "rename one of the folders; names must differ by more than case"
+    return _broken(own, SpecError(message, file=_source(own), hint=hint))
+
+
+def _same_files(table: TableDefinition, first: TableDefinition) -> BrokenFolder:
+    message = f"writes files of the same names as {first.id!r} in {first.folder}"
+    hint = "use {group} in file_name, or another store"
+    return _broken(table, SpecError(message, file=_source(table), field="file_name", hint=hint))
+
+
+def _broken(own: TableDefinition | DataSetDefinition, error: SpecError) -> BrokenFolder:
+    return BrokenFolder(own.name, own.group, own.folder, [error])
+
+
+def _source(own: TableDefinition | DataSetDefinition) -> Path:
+    return next((own.folder / name for name in FILES if (own.folder / name).exists()), own.folder)

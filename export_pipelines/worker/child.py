@@ -1,0 +1,251 @@
+"""What a child of the warm process does: make a run, queue it or execute it, and end."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import FrameType
+from typing import Any
+
+import dagster as dg
+
+from export_pipelines.components.request_job import job_name, requests_of, run_config, run_tags
+from export_pipelines.settings import Settings
+
+_PRELOADED = (
+    "dagster_postgres",
+    "psycopg2",
+    "sqlalchemy.dialects.postgresql",
+    "dagster._core.execution.plan.inputs",
+    "dagster._core.executor.in_process",
+    "export_pipelines.catalog.requests",
+    "export_pipelines.formats.encryption",
+    "export_pipelines.service_keys",
+    "export_pipelines.steps.request",
+    "cryptography.hazmat.primitives.kdf.hkdf",
+    "isal.igzip",
+    "orjson",
+    "pyrage",
+    "zstandard",
+)
+_RECYCLE_SECONDS = 60
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Prepared:
+    """What children share: the project as it was read."""
+
+    settings: Settings
+    project: Any
+    repository: Any
+    origin: Any
+    catalog: tuple[str, str]
+    errors: list[str] = field(default_factory=list)
+
+    @cached_property
+    def jobs(self) -> dict[str, Any]:
+        """Jobs of the data sets, by their ids."""
+        return {id: self.repository.get_job(job_name(each)) for id, each in self.project.datasets.items()}
+
+
+def prepare() -> Prepared:
+    """Read the project and import what a run may need. Nothing is connected to, and no thread is started."""
+    from export_pipelines import settings as settings_module
+    from export_pipelines.components.opening import initialized
+    from export_pipelines.components.project import load_project
+    from export_pipelines.components.run_origin import repository_origin
+
+    settings = settings_module.load_settings()
+    settings_module.apply(settings)
+    project = load_project(settings.root, settings.dsl_path)
+    repository = project.definitions().get_repository_def()
+    catalog = initialized("catalog", project.resources["catalog"])
+    prepared = Prepared(
+        settings,
+        project,
+        repository,
+        repository_origin(settings.root, repository.name),
+        (catalog.url, catalog.schema_name),
+        [str(each) for each in project.service_errors],
+    )
+    for name in (*_PRELOADED, *_more(prepared)):
+        with suppress(ImportError):
+            importlib.import_module(name)
+    for job in prepared.jobs.values():
+        # Computed once and kept by the job: each of its runs stores them.
+        job.get_job_snapshot_id()
+        job.get_parent_job_snapshot()
+    return prepared
+
+
+def _more(prepared: Prepared) -> tuple[str, ...]:
+    """Heavy libraries that some data set or the store needs."""
+    found = []
+    datasets = prepared.project.datasets.values()
+    if any("parquet" in each.spec.formats for each in datasets):
+        found += ["pyarrow", "pyarrow.parquet"]
+    if any("excel" in each.spec.formats for each in datasets):
+        found.append("xlsxwriter")
+    if any(each.engine == "opensearch" for each in datasets):
+        found.append("opensearchpy")
+    if any(each.engine == "mysql" for each in datasets):
+        found.append("pymysql")
+    if "S3" in type(prepared.project.resources.get(prepared.project.service.store)).__name__:
+        found += ["boto3", "botocore.session"]
+    return tuple(found)
+
+
+def be_a_child(pipe: int, prepared: Prepared, parent: int) -> int:
+    """Connect, wait for something to do, do it; the exit code. At the end of the pipe there is nothing to do.
+
+    {"do": "run", "key": …, "request": …, "run": …, "host": …, "make": bool, "queue": bool}: make the run first, if
+    `make`; then leave it in Dagster's queue, if `queue`, else execute it.
+    """
+    _arrange_signals(parent)
+    instance = dg.DagsterInstance.get()
+    _keep_connected(instance)
+    with suppress(Exception):
+        # What fails here fails again where it is told.
+        _warm_up(instance, prepared)
+    with os.fdopen(pipe, "rb") as stream:
+        line = stream.readline()
+    if not line:
+        return 0
+    return do(json.loads(line), instance, prepared)
+
+
+def do(task: dict[str, Any], instance: dg.DagsterInstance, prepared: Prepared) -> int:
+    """A task of the worker; the exit code."""
+    run = make_run(task, instance, prepared) if task["make"] else instance.get_run_by_id(task["run"])
+    if run is None:
+        return 3
+    if task["queue"]:
+        enqueue(instance, run)
+        return 0
+    if run.status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED):
+        starting(instance, run)
+    return execute(instance, prepared, task["run"])
+
+
+def make_run(task: dict[str, Any], instance: dg.DagsterInstance, prepared: Prepared) -> dg.DagsterRun | None:
+    """The run of a request, as the catalog and Dagster's UI will know it. None: the request is gone."""
+    from dagster._core.remote_origin import RemoteJobOrigin
+
+    from export_pipelines.components.warm_launcher import WORKER_TAG
+
+    row = requests_of(*prepared.catalog).get(task["request"])
+    if row is None or row.run_id != task["run"]:
+        return None
+    dataset = prepared.project.datasets.get(row.dataset)
+    if dataset is None:
+        requests_of(*prepared.catalog).fail(
+            row.id,
+            f"there is no data set {row.dataset!r} any more, or it is broken",
+            "`export-pipelines check` says what is wrong",
+        )
+        return None
+    job = prepared.jobs[dataset.id]
+    tags = {**job.run_tags, **run_tags(row)}
+    if not task["queue"]:
+        tags[WORKER_TAG] = task["host"]
+    return instance.create_run_for_job(
+        job,
+        run_id=task["run"],
+        run_config=run_config(dataset, row.id),
+        tags=tags,
+        remote_job_origin=RemoteJobOrigin(prepared.origin, job.name) if prepared.origin else None,
+    )
+
+
+def enqueue(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Put a run into Dagster's queue, as its run coordinator does."""
+    from dagster._core.events import DagsterEvent
+
+    instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
+
+
+def starting(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Say that a run is being launched."""
+    from dagster._core.events import DagsterEvent
+
+    event = DagsterEvent(event_type_value=dg.DagsterEventType.PIPELINE_STARTING.value, job_name=run.job_name)
+    instance.report_dagster_event(event, run_id=run.run_id)
+
+
+def execute(instance: dg.DagsterInstance, prepared: Prepared, run_id: str) -> int:
+    """Execute a run in this process: 0 it has ended as it should (failed ones too), 1 it broke off."""
+    from dagster._core.definitions.job_base import InMemoryJob
+    from dagster._core.errors import DagsterExecutionInterruptedError
+    from dagster._core.execution.api import execute_run_iterator
+    from dagster._utils.interrupts import capture_interrupts
+
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return 0
+    job = prepared.repository.get_job(run.job_name)
+    with capture_interrupts(), _terminated_likewise():
+        try:
+            for _ in execute_run_iterator(InMemoryJob(job), run, instance):
+                pass
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+            return 0
+    return 0
+
+
+@contextmanager
+def _terminated_likewise() -> Iterator[None]:
+    """SIGTERM does what SIGINT does in here: Dagster's handler, which there is in its own blocks only."""
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _arrange_signals(parent: int) -> None:
+    """End with the warm process, be deaf to the terminal's Ctrl-C no more than it is, and have own output."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(0)
+    if not os.environ.get("EXPORT_PIPELINES_VERBOSE"):
+        # Dagster tells of each event on the terminal; all of it is in the run's log as well.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os._exit(0)
+
+
+def _keep_connected(instance: dg.DagsterInstance) -> None:
+    """Keep connections between events, and what is printed out of files: nothing prints, and each would cost a
+    process that follows the file."""
+    from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
+
+    instance.optimize_for_webserver(statement_timeout=0, pool_recycle=_RECYCLE_SECONDS, max_overflow=-1)
+    instance._compute_log_manager = NoOpComputeLogManager()
+    instance._compute_log_manager.register_instance(instance)
+
+
+def _warm_up(instance: dg.DagsterInstance, prepared: Prepared) -> None:
+    """Open the connections that a run needs."""
+    instance.get_run_by_id("00000000-0000-0000-0000-000000000000")
+    instance.event_log_storage.get_records_for_run("none", limit=1)
+    requests_of(*prepared.catalog).get("none")

@@ -1,0 +1,90 @@
+"""What the parts of the worker work with."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+from dagster._core.storage.dagster_run import DagsterRunStatus
+
+from export_pipelines.catalog.pool import CatalogPool
+from export_pipelines.catalog.requests import RequestRow, Requests
+from export_pipelines.components.project import Project, load_project
+from export_pipelines.components.request_job import MAX_DELAY_SECONDS, Retries
+from export_pipelines.components.warm_launcher import QUEUE_TAG, WORKER_TAG
+from export_pipelines.settings import Settings
+from export_pipelines.specs.service import ServiceSpec
+
+AT_WORK = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
+OPEN = (*AT_WORK, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED)
+
+SILENT_SECONDS = 60.0
+"""A request at work that has not told its progress for so long is stuck."""
+
+
+@dataclass
+class Context:
+    """The project, and the two places where its state is: our catalog and Dagster's storage."""
+
+    settings: Settings
+    project: Project
+    pool: CatalogPool
+    instance: dg.DagsterInstance
+    say: Callable[[str], object]
+    silent_seconds: float = SILENT_SECONDS
+    host: str = field(default_factory=socket.gethostname)
+
+    @property
+    def requests(self) -> Requests:
+        """The requests in the catalog."""
+        return Requests(self.pool)
+
+    @property
+    def service(self) -> ServiceSpec:
+        """The service's settings."""
+        return self.project.service
+
+    @property
+    def tag(self) -> str:
+        """Value of WORKER_TAG: which process, of which machine, executes a run."""
+        return json.dumps({"host": self.host, "pid": os.getpid()})
+
+    def reload(self) -> None:
+        """Read the project anew. Connections stay."""
+        self.project = load_project(self.settings.root, self.settings.dsl_path, automations=False)
+
+    def runs(self, *statuses: DagsterRunStatus) -> dict[str, dg.DagsterRun]:
+        """Runs of requests in some states, by id."""
+        filters = dg.RunsFilter(statuses=list(statuses), tags={QUEUE_TAG: "requests"})
+        return {run.run_id: run for run in self.instance.get_runs(filters)}
+
+    def runs_of(self, rows: list[RequestRow]) -> dict[str, dg.DagsterRun]:
+        """The runs of some requests, by id, as far as there are any."""
+        ids = [row.run_id for row in rows if row.run_id]
+        return {run.run_id: run for run in self.instance.get_runs(dg.RunsFilter(run_ids=ids))} if ids else {}
+
+    def stuck_after(self, row: RequestRow) -> float:
+        """Seconds of silence after which a request is stuck: it says nothing while it waits for its next attempt."""
+        dataset = self.project.datasets.get(row.dataset)
+        if dataset is None:
+            return self.silent_seconds + MAX_DELAY_SECONDS
+        retries = Retries.of(dataset, self.service)
+        return self.silent_seconds + (retries.delay(retries.attempts - 1) if retries.attempts else 0)
+
+    def executes_here(self, run: dg.DagsterRun) -> bool:
+        """Whether a worker of this machine, this or an earlier one, has begun a run."""
+        return bool(worker_of(run).get("host") == self.host)
+
+
+def worker_of(run: dg.DagsterRun) -> dict[str, Any]:
+    """Host and process id of the worker that executes a run; empty if none does."""
+    try:
+        found = json.loads(run.tags.get(WORKER_TAG, "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
