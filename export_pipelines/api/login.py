@@ -175,9 +175,11 @@ class Oidc:
         self._spec = spec
         self._callback = callback
         self.issuer = resolve(spec.issuer)
+        import authlib.deprecate  # sets a filter of its own
+
         with warnings.catch_warnings():
             # Of its own moving to a successor of httpx.
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore", authlib.deprecate.AuthlibDeprecationWarning)
             from authlib.integrations.starlette_client import OAuth
 
         self._client = OAuth().register(
@@ -207,6 +209,8 @@ class Oidc:
         Raises:
             LoginRefused: it refused, the answer is not to a question of this browser, or not fit to be believed.
         """
+        if "error" in request.query_params:
+            raise LoginRefused("the provider refused the login", hint="you may not use this service, or you cancelled")
         issuers = {self.issuer, self.issuer.rstrip("/"), f"{self.issuer.rstrip('/')}/"}
         if f"_state_provider_{request.query_params.get('state')}" not in request.session:
             raise LoginRefused("this login was not begun in this browser, or too long ago", hint="begin again")
@@ -246,8 +250,4 @@ class Oidc:
         if isinstance(error, LoginRefused):
             return error
         log.warning("login by %s: %s: %s", self.provider, type(error).__name__, str(error)[:300])
-        from authlib.integrations.base_client import OAuthError
-
-        if isinstance(error, OAuthError) and error.error == "access_denied":
-            return LoginRefused("the provider refused the login", hint="you may not use this service, or you cancelled")
         return LoginRefused(f"the login by {self.provider} failed", hint="try again; the service's log says more")

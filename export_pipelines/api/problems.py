@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
@@ -96,8 +96,9 @@ def render(request: Request, problem: Problem) -> Response:
         for name, value in problem.headers.items():
             page.headers.setdefault(name, value)
         return page
-    body = details.model_dump(exclude_defaults=True)
-    return JSONResponse(body, details.status, headers=problem.headers, media_type=MEDIA_TYPE)
+    # What was sent may be repeated here, halves of characters included.
+    body = json.dumps(details.model_dump(exclude_defaults=True), ensure_ascii=True, separators=(",", ":"))
+    return Response(body, details.status, headers=problem.headers, media_type=MEDIA_TYPE)
 
 
 def _page(request: Request, details: ProblemDetails) -> Response | None:

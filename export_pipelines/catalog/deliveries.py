@@ -93,6 +93,15 @@ class Deliveries:
         )
         return False
 
+    def again(self, number: int) -> bool:
+        """Begin anew with one that was given up; whether there is such a one."""
+        found = self._pool.rows(
+            "UPDATE delivery SET state = 'waiting', attempts = 0, next_at = clock_timestamp() "
+            "WHERE id = %(id)s AND state = 'given up' RETURNING id",
+            {"id": number},
+        )
+        return bool(found)
+
     def _settle(self, delivery: Delivery, assignments: str, values: dict[str, object], outcome: str | None) -> None:
         with self._pool.transaction() as cursor:
             cursor.execute(

@@ -15,6 +15,7 @@ class Day:
 
     day: date
     requests: int
+    users: int
     succeeded: int
     failed: int
     cancelled: int
@@ -58,7 +59,7 @@ class Statistics:
             f"""
             WITH asked AS (
               SELECT (created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS requests,
-                count(*) FILTER (WHERE state = 'succeeded') AS succeeded,
+                count(DISTINCT created_by) AS users, count(*) FILTER (WHERE state = 'succeeded') AS succeeded,
                 count(*) FILTER (WHERE state = 'failed') AS failed,
                 count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
                 count(*) FILTER (WHERE state IN ('pending', 'processing')) AS live,
@@ -71,7 +72,8 @@ class Statistics:
             sent AS (
               SELECT (started_at AT TIME ZONE 'UTC')::date AS day, sum(bytes)::bigint AS downloaded
               FROM download WHERE started_at >= {_SINCE} GROUP BY 1)
-            SELECT d::date AS day, coalesce(requests, 0) AS requests, coalesce(succeeded, 0) AS succeeded,
+            SELECT d::date AS day, coalesce(requests, 0) AS requests, coalesce(users, 0) AS users,
+              coalesce(succeeded, 0) AS succeeded,
               coalesce(failed, 0) AS failed, coalesce(cancelled, 0) AS cancelled, coalesce(live, 0) AS live,
               coalesce(rows, 0) AS rows, coalesce(bytes, 0) AS bytes, coalesce(downloaded, 0) AS downloaded,
               wait[1] AS wait_median, wait[2] AS wait_most, run[1] AS run_median, run[2] AS run_most

@@ -56,6 +56,7 @@ _COMMANDS = {
     "hold": _Entry("holds", "Exempt a table, a partition or a range of time from cleanup and expire."),
     "unhold": _Entry("holds", "End a hold."),
     "holds": _Entry("holds", "List the holds in force, and those of the past."),
+    "notices": _Entry("notices", "List mails and webhooks about requests that wait or were given up."),
     "audit": _Entry("audit", "List, verify and export the log of who did what."),
     "migrate": _Entry("service", "Bring the catalog to the newest version."),
     "version": _Entry("service", "Print the version."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,8 +13,6 @@ from export_pipelines.errors import RequestError
 
 if TYPE_CHECKING:
     from export_pipelines.settings import Settings
-
-_STOP_SECONDS = 5
 
 
 @click.command("api")
@@ -97,40 +95,18 @@ def _serve(settings: Settings, host: str, port: int, workers: int) -> None:
     """Serve until a signal comes."""
     import uvicorn
 
+    from export_pipelines.api.server import OPTIONS, Server
+
     _log()
-    options: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        # Its limits are known, which those of httptools are not.
-        "http": "h11",
-        "h11_max_incomplete_event_size": 64 * 1024,
-        "ws": "none",
-        "lifespan": "on",
-        "proxy_headers": False,  # the service's own setting `trusted_proxies` counts
-        "server_header": False,
-        "date_header": True,
-        "access_log": bool(os.environ.get("EXPORT_PIPELINES_VERBOSE")),
-        "log_config": None,
-        "timeout_keep_alive": 30,
-        "timeout_graceful_shutdown": _STOP_SECONDS,
-        "backlog": 1024,
-    }
+    access_log = bool(os.environ.get("EXPORT_PIPELINES_VERBOSE"))
     click.echo(f"the service is at http://{f'[{host}]' if ':' in host else host}:{port} - Ctrl-C stops it")
     if workers > 1:
+        options = {**OPTIONS, "host": host, "port": port, "access_log": access_log}
         uvicorn.run("export_pipelines.api.app:from_environment", factory=True, workers=workers, **options)
         return
     from export_pipelines.api.app import create_app
 
-    app = create_app(settings)
-
-    class Server(uvicorn.Server):
-        """Streams of events end when a signal comes, rather than to be cut off."""
-
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            app.state.service.watcher.stop()
-            super().handle_exit(sig, frame)
-
-    Server(uvicorn.Config(app, **options)).run()
+    Server(create_app(settings), host=host, port=port, access_log=access_log).run()
 
 
 def _log() -> None:

@@ -17,7 +17,6 @@ from export_pipelines.errors import IntegrityError, RequestError
 
 _TRIES = 8
 """Attempts in a row that bring nothing."""
-_BUFFER = 1 << 18
 
 
 @dataclass
@@ -43,8 +42,8 @@ def fetch(
 ) -> Fetched:
     """Download the file of a request. `progress` is told how many bytes are there.
 
-    It grows beside the target as `<name>.part`, and gets its name when it is whole and its SHA-256 is right. Broken off,
-    it goes on where it was, also in another call of the program.
+    It grows beside the target as `<name>.part`, and gets its name when it is whole and its SHA-256 is right. Broken
+    off, it goes on where it was, also in another call of the program.
 
     Raises:
         RequestError: the file is gone, the target exists, or another process is at it.
@@ -124,7 +123,7 @@ def _complete(
         failures = failures + 1 if now <= there else 0
         if failures >= _TRIES:
             raise CannotReach(
-                f"the download broke off {failures} times without bringing anything: {last or type(last).__name__}",
+                f"the download broke off {failures} times with nothing new: {str(last) or type(last).__name__}",
                 hint="the same command goes on where it is",
             )
         wait = min(10.0, 0.25 * 2**failures)
@@ -152,7 +151,8 @@ def _append(
             stream.truncate(0)
             start = 0
         try:
-            for piece in answer.iter_raw(_BUFFER):
+            # As it comes: what was gathered for a greater piece would be lost with the connection.
+            for piece in answer.iter_raw():
                 stream.write(piece)
                 start += len(piece)
                 progress(start)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -97,9 +99,10 @@ def request_command(
             return _list(client, as_json)
         if describe and dataset:
             return _describe(client, dataset, as_json)
-        status = client.get(f"requests/{request}") if request else client.ask(_question(dataset or "", **question))
+        asked = _question(dataset or "", **question)
+        status = client.get(f"requests/{request}") if request else _recorded(client, asked)
         if no_wait:
-            return _told(client, status, as_json)
+            return _told(status, as_json)
         status = _ended(client, status, quiet)
         return _finish(client, status, target, force=force, quiet=quiet, as_json=as_json)
     finally:
@@ -144,7 +147,28 @@ def _question(dataset: str, **given: Any) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _told(client: ServiceClient, status: Status, as_json: bool) -> int:
+def _recorded(client: ServiceClient, asked: dict[str, Any]) -> Status:
+    """Ask. Ctrl-C counts when the answer is there, since only then we know what to cancel; at once if given again."""
+    seen = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        status = client.ask(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if seen:
+        _cancel(client, status["id"])
+        raise click.exceptions.Exit(_INTERRUPTED)
+    return status
+
+
+def _told(status: Status, as_json: bool) -> int:
     if as_json:
         output.as_json(status)
     else:
@@ -155,19 +179,21 @@ def _told(client: ServiceClient, status: Status, as_json: bool) -> int:
 
 def _ended(client: ServiceClient, status: Status, quiet: bool) -> Status:
     """Follow a request to its end. Ctrl-C cancels it."""
+    if status["status"] not in LIVE:
+        return status
     with _bar(quiet) as bar:
         try:
-            last = ""
-            for status in client.follow(status["id"]) if status["status"] in LIVE else ():
-                if status["status"] != last:
-                    last = status["status"]
-                    bar.start(_NAMES.get(last, last), 100 if last == "Processing" else None)
-                bar.update(float(status.get("percent") or 0), _detail(status))
+            last, state = status, ""
+            for last in client.follow(status["id"]):
+                if last["status"] != state:
+                    state = str(last["status"])
+                    bar.start(_NAMES.get(state, state.lower()), 100 if state == "Processing" else None)
+                bar.update(float(last.get("percent") or 0), _detail(last))
         except KeyboardInterrupt:
             bar.fail()
             _cancel(client, status["id"])
             raise click.exceptions.Exit(_INTERRUPTED) from None
-    return status
+    return last
 
 
 _NAMES = {"Pending": "waiting", "Processing": "exporting", "Succeeded": "exported"}

@@ -36,6 +36,7 @@ class Names:
     catalog: str
     loader: str
     reporter: str
+    service: str
     passwords: bool
 
 
@@ -67,6 +68,7 @@ class Uses:
 @click.option("--catalog", default="export_catalog", show_default=True, help="Name of the owner of the catalog.")
 @click.option("--loader", default="export_loader", show_default=True, help="Name of the role that restores.")
 @click.option("--reporter", default="export_reporter", show_default=True, help="Name of the role that enters reports.")
+@click.option("--service", default="export_service", show_default=True, help="Name of the role that serves requests.")
 @click.option("--connection", "chosen", metavar="NAME", multiple=True, help="Only this connection; may be repeated.")
 @click.option(
     "--restore-schema", metavar="NAME", help="Also print a role that may restore into this schema (MySQL: database)."
@@ -82,6 +84,7 @@ def roles_command(
     catalog: str,
     loader: str,
     reporter: str,
+    service: str,
     chosen: tuple[str, ...],
     restore_schema: str | None,
     password_placeholders: bool,
@@ -95,7 +98,7 @@ def roles_command(
     """
     from export_pipelines.cli.project import opened
 
-    names = Names(reader, deleter, catalog, loader, reporter, password_placeholders)
+    names = Names(reader, deleter, catalog, loader, reporter, service, password_placeholders)
     with opened() as project:
         lines = list(statements(project, names, restore_schema, chosen))
     for line in lines:
@@ -278,6 +281,26 @@ def _catalog(project: Opened, names: Names) -> Iterator[str]:
     yield f"GRANT CONNECT, CREATE ON DATABASE {quote_identifier(database)} TO {role};"
     yield f"GRANT USAGE, CREATE ON SCHEMA public TO {role};"
     yield "-- then, as this role: export-pipelines migrate"
+    if project.project.datasets:
+        yield from _service(names, resource.url, database, resource.schema_name)
+
+
+def _service(names: Names, url: str, database: str, schema: str) -> Iterator[str]:
+    """The role of `api` and `worker`, as DAGSTER_PG_URL there, once the tables are made that it may use."""
+    from export_pipelines.cli.roles_service import catalog_grants, storage_grants, tables_are_there
+
+    role = quote_identifier(names.service)
+    yield "-- exports on demand: `api` and `worker` record and answer requests, and add to the audit log, no more"
+    yield from _role(names, names.service)
+    yield f"GRANT CONNECT ON DATABASE {quote_identifier(database)} TO {role};"
+    if not tables_are_there(url, schema):
+        yield "-- its rights: run `export-pipelines roles` again after `migrate` and the first start of Dagster"
+        return
+    # Of all tables, and then not of some: nobody sees what is between.
+    yield "BEGIN;"
+    yield from storage_grants(role)
+    yield from catalog_grants(role, schema)
+    yield "COMMIT;"
 
 
 def _role(names: Names, role: str) -> Iterator[str]:

@@ -24,3 +24,16 @@ def storage_grants(role: str) -> Iterator[str]:
     yield f"GRANT USAGE ON SCHEMA public TO {role};"
     yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};"
     yield f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role};"
+
+
+def tables_are_there(url: str, schema: str) -> bool:
+    """Whether the catalog has the tables of requests, and Dagster's storage its own. Raises SourceError."""
+    from export_pipelines.sources.postgres import PostgresSource
+
+    with PostgresSource(url).session() as session:
+        session.begin()
+        found = session.one(
+            "SELECT to_regclass(%s) IS NOT NULL AND to_regclass('public.runs') IS NOT NULL",
+            (f"{quote_identifier(schema)}.audit",),
+        )
+    return bool(found[0])

@@ -42,6 +42,7 @@ class ServiceClient:
     token: str | None = field(default=None, repr=False)
     tell: Callable[[str], object] = lambda text: None
     """Told when something has to be tried again."""
+    _reached: bool = False
 
     def __post_init__(self) -> None:
         import httpx
@@ -130,10 +131,12 @@ class ServiceClient:
             try:
                 answer = self._http.request(method, path.lstrip("/"), **more)
             except httpx.TransportError as error:
-                if attempt == _TRIES or isinstance(error, httpx.UnsupportedProtocol):
+                # What was never reached is more likely a wrong address than a short break.
+                if attempt == _TRIES or not self._reached:
                     raise self._away(error) from None
                 said = "does not answer"
             else:
+                self._reached = True
                 if answer.is_success:
                     return answer
                 if answer.status_code not in _TIRED or attempt == _TRIES:
@@ -175,7 +178,7 @@ def refusal(answer: httpx.Response) -> RequestError:
     if answer.status_code in (400, 422):
         return WrongQuestion(message, hint=hint)
     if answer.status_code == 401:
-        hint = hint or "give a token by --token or EXPORT_PIPELINES_TOKEN; `export-pipelines token create` makes one"
+        hint = "give a token in EXPORT_PIPELINES_TOKEN, or by --token; `export-pipelines token create` makes one"
     if reference := said.get("reference"):
         message += f" (reference {reference})"
     return RequestError(message, hint=hint)

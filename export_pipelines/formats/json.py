@@ -152,6 +152,9 @@ class LineReader:
         if tokens is None:
             raise IntegrityError("a line of the JSON is not an object with the columns of the export, in their order")
         values = map(_field, tokens, self._fields, self._embedded)
+        if len(tokens) == 1 and tokens[0] == '"\\\\."':
+            # Alone in a line, COPY would take it for the end of the data.
+            return b'"\\."\n'
         return (",".join(values) + "\n").encode()
 
     def _split(self, line: str) -> Sequence[str] | None:

@@ -54,7 +54,7 @@ _HINTS = {
 }
 
 _PACKET = "raise max_allowed_packet on the server; it bounds each text that a function makes"
-_CHARSET = "mend it; or ALTER TABLE … MODIFY column VARBINARY(…), which keeps all bytes, and then to the charset that they are of"
+_CHARSET = "mend it; or ALTER TABLE … MODIFY column VARBINARY(…), which keeps all bytes, then to the charset of these"
 _ALTERED = {
     1260: ("the server cut off what an aggregate such as GROUP_CONCAT made", _PACKET),
     1301: ("the server gave NULL for a text that is larger than max_allowed_packet", _PACKET),

@@ -156,7 +156,8 @@ class DataSetOptions(SpecModel):
     compressions: tuple[Compression, ...] = (Compression.NONE, Compression.GZIP, Compression.ZSTD)
     """Compressions that may be asked for; the first is the default."""
     conversions: dict[str, str] = {}
-    """As `conversions` of a table's format: column → how a value that a format cannot hold is written."""
+    """As `conversions` of a table's format: column → how a value that a format cannot hold is written. Excel checks
+    those that are not named: a value that it cannot hold exactly fails the request."""
     neutralise_formulas: bool = True
     """Whether cells of CSV that a spreadsheet would take for a formula get an apostrophe in front. A request may say
     otherwise."""

@@ -256,12 +256,17 @@ def filter_from_text(text: str) -> RawFilter:
 def canonical(kind: FilterType, raw: object, timezone: str) -> str:
     """The one way to write a value of a type. Raises ValueError: it is none, in a sentence that names it."""
     text = ("true" if raw else "false") if isinstance(raw, bool) else str(raw)
-    if isinstance(raw, Mapping | list) or raw is None or len(text) > MAX_LENGTH or "\0" in text:
+    if isinstance(raw, Mapping | list) or raw is None or len(text) > MAX_LENGTH or not _is_storable(text):
         raise ValueError(f"this is no {kind.value}: a single value of at most {MAX_LENGTH} characters is wanted")
     try:
         return _CANONICAL[kind](text, timezone)
     except (ValueError, InvalidOperation):
         raise ValueError(f"{text[:100]!r} is no {kind.value}{_EXAMPLES.get(kind, '')}") from None
+
+
+def _is_storable(text: str) -> bool:
+    """Whether a database can hold it: halves of characters, which JSON can say, and NUL it cannot."""
+    return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 _EXAMPLES = {

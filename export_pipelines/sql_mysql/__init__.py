@@ -5,8 +5,8 @@ see differently is refused. The text is never printed anew, only cut at token bo
 written. All of it holds for the sql_mode that sessions are pinned to: no ANSI_QUOTES, no NO_BACKSLASH_ESCAPES.
 
 What no parser can know, because only the server knows its functions: whether a stored function writes, or is an
-aggregate of somebody's own. The export's READ ONLY transaction guards against the first, ONLY_FULL_GROUP_BY against the
-second.
+aggregate of somebody's own. READ ONLY transactions guard against the first (a cleanup tries delete.sql in one before
+it deletes), ONLY_FULL_GROUP_BY against the second.
 """
 
 from export_pipelines.sql_mysql.delete import MysqlDelete, parse_delete

@@ -21,7 +21,7 @@ from export_pipelines.formats.fields import Field, fields_of
 from export_pipelines.formats.writers import FormatWriter, extension, media_type, open_writer
 from export_pipelines.manifest import Column
 from export_pipelines.specs.dataset import DataSetDefinition
-from export_pipelines.specs.format import Compression, CsvSpec, FormatName, FormatSpec
+from export_pipelines.specs.format import ANY_COLUMN, Compression, CsvSpec, FormatName, FormatSpec
 from export_pipelines.specs.query import Query
 from export_pipelines.specs.service import ServiceSpec
 from export_pipelines.steps.context import Progress, silent
@@ -49,9 +49,8 @@ __all__ = [
 _BEAT_SECONDS = 0.4
 _WITHOUT_CATALOG_SECONDS = 30.0
 _ESTIMATE_SECONDS = 2.0
-# The planner may be far off: what it says is believed only if it is far beyond the limit.
-_BELIEVED = 20
-_STATEMENT_TIMEOUT = "57014"
+# Below that, rows that are too many are found soon enough while they come.
+_DOUBTFUL = 4
 _MEDIA = {Compression.GZIP: "application/gzip", Compression.ZSTD: "application/zstd"}
 
 
@@ -222,12 +221,13 @@ class _Pulse:
 
 
 def _refuse_too_many(dataset: DataSetDefinition, query: Query, reading: Reading) -> None:
-    """Before the work: what the planner says, and the truth where keys would be looked for in vain."""
+    """Before the work: where the planner expects far too many rows, or keys would be looked for in vain, as many rows
+    are counted as make it certain."""
     limit = dataset.spec.row_limit
-    if query.limit is None and reading.estimate() > limit * _BELIEVED:
-        raise _too_many(dataset)
+    if query.limit is not None:
+        return
     discovers = dataset.spec.widen is not None and dataset.spec.widen.keys == "discover"
-    if query.limit is None and discovers and reading.count(limit + 1) > limit:
+    if (discovers or reading.estimate() > limit * _DOUBTFUL) and reading.count(limit + 1) > limit:
         raise _too_many(dataset)
 
 
@@ -241,8 +241,13 @@ def _too_many(dataset: DataSetDefinition) -> RequestError:
 def format_of(dataset: DataSetDefinition, query: Query) -> FormatSpec:
     """The format of an answer with its options."""
     csv = CsvSpec(delimiter=query.delimiter, bom=query.bom, neutralise_formulas=query.neutralise_formulas)
-    conversions = {} if query.format is FormatName.CSV else dict(dataset.spec.conversions)
-    return FormatSpec(type=query.format, csv=csv, conversions=conversions)
+    return format_spec(dataset, query.format, csv)
+
+
+def format_spec(dataset: DataSetDefinition, kind: FormatName, csv: CsvSpec) -> FormatSpec:
+    """A format with the conversions of a data set."""
+    checked = {ANY_COLUMN: "checked"} if kind is FormatName.EXCEL else {}
+    return FormatSpec(type=kind, csv=csv, conversions={**checked, **dataset.spec.conversions})
 
 
 def file_name(dataset: DataSetDefinition, row: RequestRow, spec: FormatSpec) -> str:

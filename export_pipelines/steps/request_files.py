@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime, timedelta
 
-
 from export_pipelines.catalog.requests import RequestRow, Requests
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.stores import open_store
@@ -29,8 +28,8 @@ def store_of(row: RequestRow, store: Store) -> Store:
 def expire_requests(store: Store, requests: Requests) -> list[str]:
     """Delete the files whose time is over and that nobody is downloading; the ids of their requests.
 
-    Crash: a file that was noted as expired and is still there is removed by `sweep_requests`. One that cannot be deleted
-    keeps none of the others from going.
+    Crash: a file that was noted as expired and is still there is removed by `sweep_requests`. One that cannot be
+    deleted keeps none of the others from going.
     """
     gone = []
     for row in requests.expiring():

@@ -117,6 +117,8 @@ class S3Store:
         from urllib.parse import quote
 
         full = self._full(key)
+        # boto3 would sign links by version 2, which many stores do not know.
+        self.client.meta.events.register_first("choose-signer.s3.GetObject", _version_4, unique_id="version 4")
         with self._explained("sign a link to", f"s3://{self.bucket}/{full}"):
             url: str = self.client.generate_presigned_url(
                 "get_object",
@@ -284,6 +286,10 @@ class S3Store:
             yield
         except (*FAILURES, ValueError) as error:  # ValueError: an endpoint that is not a URL
             raise explain(error, action, place) from error
+
+
+def _version_4(**_: Any) -> str:
+    return "s3v4"
 
 
 def _make_client(endpoint_url: str | None, region: str | None) -> Any:

@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,24 +20,33 @@ import dagster as dg
 
 from export_pipelines.components.request_job import job_name, requests_of, run_config, run_tags
 from export_pipelines.settings import Settings
+from export_pipelines.worker.context import keep_connected
 
 _PRELOADED = (
-    "dagster_postgres",
-    "psycopg2",
-    "sqlalchemy.dialects.postgresql",
+    "_strptime",
+    "cryptography.hazmat.primitives.kdf.hkdf",
+    "dagster._core.execution.plan.active",
     "dagster._core.execution.plan.inputs",
     "dagster._core.executor.in_process",
+    "dagster._core.instance.runs.run_domain",
+    "dagster._core.storage.noop_compute_log_manager",
+    "dagster._core.system_config.composite_descent",
+    "dagster_postgres",
+    "dateutil.easter",
     "export_pipelines.catalog.requests",
-    "export_pipelines.formats.encryption",
     "export_pipelines.service_keys",
-    "export_pipelines.steps.request",
-    "cryptography.hazmat.primitives.kdf.hkdf",
+    "grp",
     "isal.igzip",
+    "isal.igzip_threaded",
+    "isal.isal_zlib",
     "orjson",
+    "psycopg2.extras",
     "pyrage",
+    "sqlalchemy.dialects.postgresql",
+    "zoneinfo",
     "zstandard",
 )
-_RECYCLE_SECONDS = 60
+_OUR_PACKAGES = ("formats", "sources", "steps", "stores")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -77,9 +87,11 @@ def prepare() -> Prepared:
         (catalog.url, catalog.schema_name),
         [str(each) for each in project.service_errors],
     )
-    for name in (*_PRELOADED, *_more(prepared)):
+    for name in (*_PRELOADED, *_ours(), *_more(prepared)):
         with suppress(ImportError):
             importlib.import_module(name)
+    if "pyarrow" in sys.modules:
+        _arrow_without_pandas()
     for job in prepared.jobs.values():
         # Computed once and kept by the job: each of its runs stores them.
         job.get_job_snapshot_id()
@@ -87,12 +99,47 @@ def prepare() -> Prepared:
     return prepared
 
 
+class _NoPandas:
+    """As if it were not installed."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name.partition(".")[0] == "pandas":
+            raise ImportError("not in this process")
+
+
+def _arrow_without_pandas() -> None:
+    """Let pyarrow look for pandas in vain, once: it would import it with its first array, which takes longer than most
+    runs, and serves nobody here."""
+    import pyarrow
+
+    if "pandas" in sys.modules:
+        return
+    sys.meta_path.insert(0, _NoPandas)  # type: ignore[arg-type]
+    try:
+        pyarrow.array([""])
+    finally:
+        sys.meta_path.remove(_NoPandas)  # type: ignore[arg-type]
+
+
+def _ours() -> Iterator[str]:
+    """Our own modules that a run may use."""
+    for package in _OUR_PACKAGES:
+        name = f"export_pipelines.{package}"
+        for found in pkgutil.iter_modules(importlib.import_module(name).__path__):
+            # Those that adopt and restore archives have nothing to do with requests.
+            if package != "steps" or found.name.startswith("request"):
+                yield f"{name}.{found.name}"
+
+
 def _more(prepared: Prepared) -> tuple[str, ...]:
     """Heavy libraries that some data set or the store needs."""
     found = []
     datasets = prepared.project.datasets.values()
+    if datasets:
+        found += ["pyarrow", "pyarrow.compute", "pyarrow.csv"]
     if any("parquet" in each.spec.formats for each in datasets):
-        found += ["pyarrow", "pyarrow.parquet"]
+        found.append("pyarrow.parquet")
     if any("excel" in each.spec.formats for each in datasets):
         found.append("xlsxwriter")
     if any(each.engine == "opensearch" for each in datasets):
@@ -239,7 +286,7 @@ def _keep_connected(instance: dg.DagsterInstance) -> None:
     process that follows the file."""
     from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
-    instance.optimize_for_webserver(statement_timeout=0, pool_recycle=_RECYCLE_SECONDS, max_overflow=-1)
+    keep_connected(instance)
     instance._compute_log_manager = NoOpComputeLogManager()
     instance._compute_log_manager.register_instance(instance)
 

@@ -115,6 +115,7 @@ class Chores:
         self._notifier.tick()
 
     def _renew(self) -> None:
+        self._context.reload()
         before, self._notifier = self._notifier, None
         if before is not None:
             before.close()

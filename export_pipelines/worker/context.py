@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -22,6 +23,8 @@ from export_pipelines.specs.service import ServiceSpec
 
 AT_WORK = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 OPEN = (*AT_WORK, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED)
+
+_RECYCLE_SECONDS = 60
 
 SILENT_SECONDS = 60.0
 """A request at work that has not told its progress for so long is stuck."""
@@ -88,3 +91,12 @@ def worker_of(run: dg.DagsterRun) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def keep_connected(instance: dg.DagsterInstance) -> None:
+    """Let Dagster's storage keep its connections, and remember of its tables what cannot change meanwhile: as it comes,
+    it connects for each event, and asks for the columns of `runs` several times a run."""
+    instance.optimize_for_webserver(statement_timeout=0, pool_recycle=_RECYCLE_SECONDS, max_overflow=-1)
+    storage: Any = instance.run_storage
+    if hasattr(storage, "has_run_stats_index_cols"):
+        storage.has_run_stats_index_cols = cache(storage.has_run_stats_index_cols)

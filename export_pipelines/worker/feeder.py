@@ -76,6 +76,10 @@ class Feeder:
         fresh = requests.unsubmitted(SHOWN + self._context.service.concurrency)
         if not given and not fresh:
             return False
+        self._warm.refresh(now=True)
+        if not self._warm.ready:
+            # Definitions have changed a moment ago: what is begun now is begun by the new ones.
+            return False
         runs = self._context.runs_of(given)
         room, queued = self._room(given, runs)
         begun = self._begin(sorted([*queued, *fresh], key=_order), runs, room, len(queued))
@@ -93,7 +97,9 @@ class Feeder:
         for row in given:
             run = runs.get(row.run_id or "")
             child = self._warm.child(row.run_id or "")
-            if run is not None and run.status is DagsterRunStatus.QUEUED and (child is None or child.queues):
+            if (child is not None and child.queues) or (
+                child is None and run is not None and run.status is DagsterRunStatus.QUEUED
+            ):
                 queued.append(row)
             elif (child is not None and not child.queues) or (run is not None and run.status in AT_WORK):
                 room.take(row.created_by)
@@ -105,7 +111,10 @@ class Feeder:
     def _begin(self, rows: list[RequestRow], runs: dict[str, DagsterRun], room: _Room, queued: int) -> int:
         begun = 0
         for row in rows:
-            if room.has_for(row.created_by):
+            if row.run_id is not None and self._warm.child(row.run_id) is not None:
+                # It is being put into the queue, which is told in a moment: nobody overtakes it.
+                room.limit = room.busy
+            elif room.has_for(row.created_by):
                 if self._start(row, runs):
                     room.take(row.created_by)
                     begun += 1
@@ -121,9 +130,6 @@ class Feeder:
                 return False
             self._hand_over(Child(run_id, row.id, row.created_by, queues=False), make=True)
             return True
-        if self._warm.child(row.run_id) is not None:
-            # It is about to be put into the queue.
-            return False
         return self.launch(runs[row.run_id])
 
     def _queue(self, row: RequestRow) -> int:

@@ -27,7 +27,7 @@ from export_pipelines.errors import ExportPipelinesError, RequestError, SpecErro
 from export_pipelines.local.project import worker_socket
 from export_pipelines.settings import Settings
 from export_pipelines.worker.chores import Chores
-from export_pipelines.worker.context import Context
+from export_pipelines.worker.context import Context, keep_connected
 from export_pipelines.worker.door import Door
 from export_pipelines.worker.feeder import Feeder
 from export_pipelines.worker.listener import Listener
@@ -132,8 +132,9 @@ class Worker:
         return heard | ({""} if fresh else set()), ended
 
     def _tick(self) -> None:
-        if self._warm.refresh():
-            self._context.reload()
+        self._warm.refresh()
+        if self._warm.changed:
+            self._warm.changed = False
             self.chores.reload()
         now = time.monotonic()
         for child in self._warm.children:
@@ -243,7 +244,7 @@ def work(settings: Settings, *, say: Callable[[str], object]) -> None:
         pool = CatalogPool(catalog.url, catalog.schema_name)
         stack.callback(pool.close)
         instance = stack.enter_context(dg.DagsterInstance.get())
-        instance.optimize_for_webserver(statement_timeout=0, pool_recycle=60, max_overflow=-1)
+        keep_connected(instance)
         worker = Worker(Context(settings, project, pool, instance, say), catalog.url)
         stack.enter_context(_stopped_by_signals(worker))
         worker.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -59,6 +60,8 @@ class WarmProcesses:
     def __init__(self, settings: Settings, say: Callable[[str], object]) -> None:
         self._settings = settings
         self._say = say
+        self.changed = False
+        """Whether definitions have changed since somebody set it back."""
         self._current: _Process | None = None
         self._old: list[_Process] = []
         self._failures = 0
@@ -84,23 +87,23 @@ class WarmProcesses:
         """All."""
         return [child for process in self._all() for child in process.children.values()]
 
-    def refresh(self, *, now: bool = False) -> bool:
-        """See whether files have changed and whether the process is there, at most once a second unless `now`; whether
-        the project has to be read anew."""
+    def refresh(self, *, now: bool = False) -> None:
+        """See whether files have changed and whether the process is there, at most once a second unless `now`. What has
+        changed is in `changed` until it is taken."""
         moment = time.monotonic()
         if not now and moment - self._checked_at < _CHECK_SECONDS:
-            return False
+            return
         self._checked_at = moment
         if self._current is None:
             if moment >= self._not_before:
                 self._start()
-            return False
+            return
         if stamp_of(self._settings) == self._current.stamp:
-            return False
+            return
         self._say("the definitions have changed: reading them anew")
         self._retire()
         self._start()
-        return True
+        self.changed = True
 
     def run(self, child: Child, **task: Any) -> None:
         """Hand over a run. What becomes of it, `read` tells."""
@@ -177,7 +180,11 @@ class WarmProcesses:
         with theirs:
             command = [sys.executable, "-W", "ignore", "-m", "export_pipelines.worker.warm", str(theirs.fileno())]
             popen = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=self._settings.root
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                cwd=self._settings.root,
+                env={**os.environ, "EXPORT_PIPELINES_PROJECT": str(self._settings.root)},
             )
         self._current = _Process(popen, Lines(ours), stamp)
 

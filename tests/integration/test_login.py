@@ -149,9 +149,13 @@ def test_paths_stay_when_they_are_local() -> None:
 
 
 def test_secure_pages_have_secure_cookies(postgres: Address, migrated_database: str, tmp_path: Path) -> None:
-    with new_database(postgres) as source, new_database(postgres, migrated_database) as catalog:
-        settings = "  public_url: https://exports.example.org\n"
-        with served(tmp_path, source, catalog, lambda port: settings) as up, up.client() as client:
-            cookie = client.get("/login").headers["set-cookie"]
-            assert cookie.startswith("__Host-export_pipelines_session=")
-            assert "; secure" in cookie.lower() and "path=/" in cookie.lower() and "domain" not in cookie.lower()
+    settings = "  public_url: https://exports.example.org\n"
+    with (
+        new_database(postgres) as source,
+        new_database(postgres, migrated_database) as catalog,
+        served(tmp_path, source, catalog, lambda port: settings) as up,
+        up.client() as client,
+    ):
+        cookie = client.get("/login").headers["set-cookie"]
+        assert cookie.startswith("__Host-export_pipelines_session=")
+        assert "; secure" in cookie.lower() and "path=/" in cookie.lower() and "domain" not in cookie.lower()

@@ -16,12 +16,15 @@ import pytest
 from export_pipelines import links
 from export_pipelines.catalog.audit import Actor, AuditLog
 from export_pipelines.catalog.deliveries import RETRY_SECONDS, Deliveries, Delivery
+from export_pipelines.service_keys import load_service_keys
 from export_pipelines.specs.dataset import Mail
 from export_pipelines.specs.notice import check_notice
 from export_pipelines.specs.query import QueryError
 from export_pipelines.specs.service import FromVariable, ServiceSpec, SmtpSpec, WebhookSpec
 from export_pipelines.worker import webhook
 from export_pipelines.worker.notices import Notifier
+from tests.support.command_line import CommandLine
+from tests.support.dagster_project import new_project
 from tests.support.mail import Mailbox, Received, Receiver, mail_server, self_signed, webhook_receiver
 from tests.support.requests import FILE, Desk, desk
 from tests.support.servers import run_sql
@@ -152,10 +155,33 @@ def test_a_mail_waits_while_the_server_is_down_and_is_given_up_in_the_end(at: De
     assert delivery(at).state == "given up"
     due(catalog_url)
     assert told.deliver_due() == 0
+    assert not Deliveries(at.pool).again(0)
     (entry,) = AuditLog(at.pool).newest(1)
     assert (entry.action, entry.subject, entry.outcome) == ("notice.given_up", row.id, "failed")
     ended = at.requests.get(row.id)
     assert ended is not None and ended.state == "succeeded", "a mail that cannot be sent fails no export"
+
+
+def test_the_command_lists_what_was_given_up_tries_it_anew_and_prints_the_secret_of_webhooks(
+    at: Desk, receiver: Receiver, tmp_path: Path, catalog_url: str, database: str
+) -> None:
+    receiver.answer = lambda call: 410
+    at.succeed(at.ask(webhook=receiver.url))
+    notifier(at, service(receiver=receiver)).deliver_due()
+    root = tmp_path / "project"
+    root.mkdir()
+    new_project(root)
+    cli = CommandLine(root, {"DATABASE_URL": database, "DAGSTER_PG_URL": catalog_url})
+    listed = cli("notices")
+    assert listed.code == 0 and "given up" in listed.out and "410" in listed.out, listed.err
+    assert receiver.host in listed.out and "s3cret" not in listed.out
+    (given_up,) = cli("notices", "--again", str(delivery(at).id), "--json").json
+    assert (given_up["state"], given_up["attempts"]) == ("waiting", 0) and "s3cret" not in given_up["target"]
+    receiver.answer = lambda call: 204
+    assert notifier(at, service(receiver=receiver)).deliver_due() == 1
+    secret = cli("notices", "--webhook-secret").out.strip()
+    own = load_service_keys(root / ".local").key("webhooks")
+    assert webhook.signing_key(secret, b"") == own
 
 
 def test_a_mail_that_was_delayed_arrives_when_the_server_is_back(at: Desk, catalog_url: str) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from export_pipelines.catalog.audit import Actor
@@ -17,9 +20,7 @@ from tests.support.servers import new_database, run_sql
 
 
 @pytest.fixture(scope="module")
-def project(
-    postgres: Address, migrated_database: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
+def project(postgres: Address, migrated_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A project whose worker takes two requests at a time."""
     with (
         new_database(postgres) as source,
@@ -30,14 +31,144 @@ def project(
         yield made
 
 
+def run_ended(project: Served, run: str | None, status: str) -> None:
+    until(lambda: project.run_status(run) == status, f"the run to end with {status}")
+
+
 def test_a_request_becomes_a_run_with_a_file_and_a_materialisation(project: Served) -> None:
     row = project.ended(project.upto(1000).id)
     assert (row.state, row.rows, row.attempts) == ("succeeded", 1000, 1), row
-    assert project.run_status(row.run_id) == "SUCCESS"
+    run_ended(project, row.run_id, "SUCCESS")
     found = run_sql(
         project.storage, "SELECT asset_key FROM event_logs WHERE run_id = %s AND asset_key IS NOT NULL", (row.run_id,)
     )
     assert ('["g", "numbers_request"]',) in found
     tags = dict(run_sql(project.storage, "SELECT key, value FROM run_tags WHERE run_id = %s", (row.run_id,)))
-    assert tags["export_pipelines/request"] == row.id
-    assert tags["export_pipelines/user"] == "ann"
+    assert (tags["export_pipelines/request"], tags["export_pipelines/user"]) == (row.id, "ann")
+    assert (tags["export_pipelines/dataset"], tags["export_pipelines/environment"]) == ("g/numbers", "default")
+    assert row.file is not None
+    assert any(each.name in row.file.proof.key for each in project.files())
+
+
+def test_a_run_belongs_to_the_code_location_so_that_the_ui_shows_it(project: Served) -> None:
+    row = project.ended(project.upto(17).id)
+    body = run_sql(project.storage, "SELECT run_body FROM runs WHERE run_id = %s", (row.run_id,))[0][0]
+    assert '"location_name": "served"' in body
+
+
+def test_requests_are_begun_in_their_order_and_no_more_at_a_time_than_the_limit(project: Served) -> None:
+    asked = [project.upto(60 + n, "g/slow", user=f"user{n % 2}") for n in range(5)]
+    most = 0
+    while any(project.state(each.id) not in ("succeeded", "failed") for each in asked):
+        most = max(most, sum(project.state(each.id) == "processing" for each in asked))
+        time.sleep(0.02)
+    rows = [project.row(each.id) for each in asked]
+    assert [row.state for row in rows] == ["succeeded"] * 5
+    begun = [row.started_at for row in rows if row.started_at]
+    # Two are begun at the same moment: their processes may be out of step by a little.
+    assert all(earlier < later for earlier, later in zip(begun, begun[2:], strict=False))
+    assert most == 2
+    assert [len(project.runs_of(row.id)) for row in rows] == [1] * 5
+
+
+def test_what_waits_is_in_dagsters_queue_with_the_limits_tags(project: Served) -> None:
+    asked = [project.upto(150 + n, "g/slow") for n in range(3)]
+    run = until(lambda: project.row(asked[2].id).run_id, "the third to get a run")
+    until(lambda: project.run_status(run) == "QUEUED", "its run to be queued")
+    tags = dict(run_sql(project.storage, "SELECT key, value FROM run_tags WHERE run_id = %s", (run,)))
+    assert (tags["export_pipelines/request_queue"], tags["dagster/priority"]) == ("requests", "0")
+    assert [project.ended(each.id).state for each in asked] == ["succeeded"] * 3
+
+
+def test_cancel_of_a_request_at_work_ends_its_query_within_two_seconds(project: Served) -> None:
+    row = project.working(project.upto(3000, "g/slow").id)
+    begun = time.monotonic()
+    project.requests.leave(row.id, Actor("ann"))
+    ended = project.ended(row.id)
+    busy = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid()"
+    assert run_sql(project.source, busy) == []
+    assert time.monotonic() - begun < 2
+    assert (ended.state, ended.file) == ("cancelled", None)
+    run_ended(project, row.run_id, "CANCELED")
+
+
+def test_cancel_of_a_queued_request_never_runs_it(project: Served) -> None:
+    busy = [project.upto(200 + n, "g/slow") for n in range(2)]
+    waiting = project.upto(777, "g/slow")
+    run = until(lambda: project.row(waiting.id).run_id, "it to get a run")
+    until(lambda: project.run_status(run) == "QUEUED", "its run to be queued")
+    project.requests.leave(waiting.id, Actor("ann"))
+    assert project.state(waiting.id) == "cancelled"
+    run_ended(project, run, "CANCELED")
+    assert [project.ended(each.id).state for each in busy] == ["succeeded"] * 2
+    assert project.row(waiting.id).attempts == 0
+
+
+def test_termination_of_a_run_in_dagster_cancels_its_request(project: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = project.working(project.upto(3001, "g/slow").id)
+    monkeypatch.setenv("DAGSTER_PG_URL", project.storage)
+    begun = time.monotonic()
+    with dg.DagsterInstance.from_config(str(project.root / ".local" / "dagster")) as instance:
+        assert instance.run_launcher.terminate(row.run_id or "") is True
+    assert project.ended(row.id).state == "cancelled"
+    assert time.monotonic() - begun < 3
+    run_ended(project, row.run_id, "CANCELED")
+
+
+def test_an_error_of_the_data_fails_the_request_at_once_with_its_reason(project: Served) -> None:
+    row = project.ended(project.upto(600, "g/broken").id)
+    assert (row.state, row.attempts) == ("failed", 1)
+    assert "division by zero" in (row.error or "")
+    run_ended(project, row.run_id, "FAILURE")
+
+
+def test_a_killed_child_puts_its_request_back_and_its_run_fails(project: Served) -> None:
+    row = project.working(project.upto(250, "g/slow").id)
+    os.kill(project.executing(row.id), signal.SIGKILL)
+    ended = project.ended(row.id)
+    assert (ended.state, ended.attempts, ended.rows) == ("succeeded", 2, 250)
+    assert project.run_status(project.runs_of(row.id)[0]) == "FAILURE"
+    assert len([each for each in project.files() if row.id in str(each)]) == 1
+
+
+def test_a_run_that_is_launched_twice_works_once(project: Served) -> None:
+    row = project.working(project.upto(251, "g/slow").id)
+    assert project.tell(do="launch", run=row.run_id) == {"ok": True}
+    assert project.tell(do="health", run=row.run_id) == {"alive": True}
+    ended = project.ended(row.id)
+    assert (ended.state, ended.attempts) == ("succeeded", 1)
+
+
+def test_changed_definitions_are_served_by_the_next_request(project: Served) -> None:
+    project.folder.write("assets/g/fresh/defs.yaml", (project.root / "assets/g/numbers/defs.yaml").read_text())
+    row = project.ended(project.ask("g/fresh").id, 60)
+    assert (row.state, row.rows) == ("succeeded", 5000)
+    assert "reading them anew" in project.said()
+
+
+def test_a_request_to_a_data_set_that_is_gone_fails_with_its_reason(project: Served) -> None:
+    project.folder.write("assets/g/gone/defs.yaml", (project.root / "assets/g/numbers/defs.yaml").read_text())
+    dataset = project.dataset("g/gone")
+    (project.root / "assets/g/gone/defs.yaml").unlink()
+    row = project.ended(project.ask_of(dataset).id, 60)
+    assert row.state == "failed"
+    assert "no data set 'g/gone'" in (row.error or "")
+
+
+def test_a_second_worker_of_the_project_is_refused(project: Served) -> None:
+    command = [sys.executable, "-m", "export_pipelines.cli", "worker"]
+    second = subprocess.run(
+        command, cwd=project.root, env=project.environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert second.returncode == 1
+    assert "has a worker on this machine already" in second.stderr
+
+
+def test_a_stopped_worker_puts_its_work_back_and_the_next_one_does_it(project: Served) -> None:
+    row = project.working(project.upto(400, "g/slow").id)
+    assert project.stop() == 0
+    assert project.state(row.id) == "pending"
+    run_ended(project, row.run_id, "CANCELED")
+    project.start()
+    ended = project.ended(row.id)
+    assert (ended.state, ended.attempts, ended.rows) == ("succeeded", 2, 400)

@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 import psycopg2
-import uvicorn
 
 from export_pipelines.api.app import create_app
+from export_pipelines.api.server import Server
 from export_pipelines.api.service import Service
 from export_pipelines.catalog.audit import SYSTEM
 from export_pipelines.catalog.requests import RequestRow
@@ -162,11 +162,16 @@ def write_project(root: Path, service: str = "", files: Mapping[str, str] | None
 
 @contextmanager
 def served(
-    root: Path, source_url: str, catalog_url: str, service: Callable[[int], str] = lambda port: ""
+    root: Path,
+    source_url: str,
+    catalog_url: str,
+    service: Callable[[int], str] = lambda port: "",
+    files: Mapping[str, str] | None = None,
 ) -> Iterator[Served]:
-    """The service of a new project in a folder, on a free port; `service` gives its settings for the port."""
+    """The service of a new project in a folder, on a free port; `service` gives its settings for the port, and `files`
+    are added to it."""
     port = free_port()
-    folder = write_project(root, service(port))
+    folder = write_project(root, service(port), files)
     variables = {
         "DATABASE_URL": source_url,
         "DAGSTER_PG_URL": catalog_url,
@@ -179,7 +184,7 @@ def served(
     settings = load_settings(root)
     apply(settings)
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2))
+    server = Server(app, port=port, timeout_graceful_shutdown=2)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

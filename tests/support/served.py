@@ -66,6 +66,7 @@ class Served:
     storage: str
     worker: subprocess.Popen[bytes] | None = None
     _pool: CatalogPool = field(init=False)
+    _datasets: dict[str, DataSetDefinition] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._pool = CatalogPool(self.storage, size=4)
@@ -81,7 +82,11 @@ class Served:
     @property
     def environment(self) -> dict[str, str]:
         """Of every process of the project."""
-        own = {"DATABASE_URL": self.source, "DAGSTER_PG_URL": self.storage, "PYTHONPATH": str(Path(__file__).parents[2])}
+        own = {
+            "DATABASE_URL": self.source,
+            "DAGSTER_PG_URL": self.storage,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
         return {**os.environ, **own, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
 
     @property
@@ -126,7 +131,13 @@ class Served:
         self, dataset: str = "g/numbers", *filters: RawFilter, user: str = "ann", secret: bytes = b"s" * 32, **more: Any
     ) -> RequestRow:
         """Ask as the API does, a request a question."""
-        query = parse_query(self.dataset(dataset), filters=filters, **more)
+        return self.ask_of(self.dataset(dataset), *filters, user=user, secret=secret, **more)
+
+    def ask_of(
+        self, dataset: DataSetDefinition, *filters: RawFilter, user: str = "ann", secret: bytes = b"s" * 32, **more: Any
+    ) -> RequestRow:
+        """Ask of a definition, which the project may have no more."""
+        query = parse_query(dataset, filters=filters, **more)
         asked = Asked(Actor(user, "192.0.2.1"))
         return self.requests.ask(query, "1", asked, secret=secret)[0]
 
@@ -135,7 +146,9 @@ class Served:
         return self.ask(dataset, RawFilter("n", "le", n), **more)
 
     def dataset(self, name: str) -> DataSetDefinition:
-        return self.folder.load().datasets[name]
+        if name not in self._datasets:
+            self._datasets = self.folder.load().datasets
+        return self._datasets[name]
 
     def row(self, request: str) -> RequestRow:
         found = self.requests.get(request)
@@ -197,7 +210,7 @@ class Served:
         """Process that executes a request."""
         run = self.row(request).run_id
         found = run_sql(self.storage, "SELECT event FROM event_logs WHERE run_id = %s", (run,))
-        pids = {event["pid"] for each in found if (event := json.loads(each[0])).get("pid")}
+        pids = {pid for each in found if (pid := json.loads(each[0])["dagster_event"]["pid"])}
         assert pids, found
         return int(pids.pop())
 

@@ -593,6 +593,15 @@ def test_anything_but_one_delete_of_one_table_is_refused(text: str) -> None:
         parse_delete(text, FILE)
 
 
+def test_a_delete_knows_what_it_may_call_whatever_stands_between() -> None:
+    text = (
+        "DELETE FROM t WHERE f (id) > 1 /* x(1) */ AND `My``Db` . `G`(note, 'y(2)', Other.h(1)) IN (SELECT z.z FROM z)"
+    )
+    called = parse_delete(text, FILE).called
+    assert called >= {(None, "f"), ("my`db", "g"), ("other", "h")}
+    assert not {name for _, name in called} & {"x", "y", "z"}
+
+
 def test_an_error_of_a_delete_has_its_line() -> None:
     with pytest.raises(SpecError, match=r"x\.sql:3: DELETE with LIMIT"):
         parse_delete("DELETE FROM t -- 😀\nWHERE a = 'ö'\nLIMIT 5", FILE)

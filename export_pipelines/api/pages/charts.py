@@ -12,6 +12,7 @@ from export_pipelines.api.pages import texts
 WIDTH, HEIGHT = 600, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 6, 8, 22
 _STEPS = (1, 2, 2.5, 5, 10)
+_WHOLE = (1, 2, 5, 10)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def bars(
     """A bar a day, the series on top of each other."""
     plot = Plot(title, days, series, write)
     sums = (sum(v or 0 for v in each) for each in zip(*(s.values for s in series), strict=True))
-    top = _axes(plot, max(sums, default=0))
+    top = _axes(plot, max(sums, default=0), whole=True)
     slot = (plot.right - plot.left) / max(len(days), 1)
     plot.bar_width = round(slot * 0.72, 2)
     for index, day in enumerate(days):
@@ -102,7 +103,7 @@ def lines(
         ]
         plot.paths.append((_path(places), each))
         for day, place, value in zip(days, places, each.values, strict=True):
-            if place is not None:
+            if place is not None and value:
                 plot.points.append(_mark(*place, 0, each, f"{day}: {each.label} {write(value)}"))
     return plot
 
@@ -119,9 +120,9 @@ def _path(places: Sequence[tuple[float, float] | None]) -> str:
     return " ".join(found)
 
 
-def _axes(plot: Plot, most: float) -> float:
-    """Set the ticks of both axes; the value at the top."""
-    step = _step(most / 4)
+def _axes(plot: Plot, most: float, *, whole: bool = False) -> float:
+    """Set the ticks of both axes, at whole numbers for what is counted; the value at the top."""
+    step = _step(max(1, most / 4) if whole else most / 4, _WHOLE if whole else _STEPS)
     count = max(1, -int(-most // step))
     for n in range(count + 1):
         y = plot.base - n / count * (plot.base - _TOP)
@@ -133,7 +134,7 @@ def _axes(plot: Plot, most: float) -> float:
     return step * count
 
 
-def _step(least: float) -> float:
+def _step(least: float, steps: Sequence[float]) -> float:
     """A round number that is no less."""
     if least <= 0:
         return 1
@@ -142,4 +143,4 @@ def _step(least: float) -> float:
         power *= 10
     while power > least:
         power /= 10
-    return next(power * each for each in _STEPS if power * each >= least * 0.9999)
+    return next(power * each for each in steps if power * each >= least * 0.9999)

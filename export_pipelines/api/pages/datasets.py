@@ -202,8 +202,11 @@ def _warning(page: Page, dataset: DataSetDefinition, query: Query) -> str:
 
 def _form_page(page: Page, found: Asking, environment: str, *, status: int = 200, quiet: bool = False) -> Response:
     dataset = found.dataset
+    gives = _answer(page, found, environment)
+    if found.problems and not quiet:
+        gives["preview_problem"] = ""  # they stand above the form
     values = {
-        **_answer(page, found, environment),
+        **gives,
         "address": f"/data/{quote(dataset.id)}",
         "preview_address": f"/preview/{quote(dataset.id)}",
         "problems": [] if quiet else found.problems,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from typing import cast
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from export_pipelines.api.pages import frame, render
+from export_pipelines.api.users import User
 
 _TITLES = {
     400: "That could not be understood",
@@ -32,12 +36,12 @@ def html_problem(
     if status == 401 and request.method == "GET" and "authorization" not in request.headers:
         return frame.to_login(request)
     service = request.app.state.service if "app" in request.scope else None
-    user = getattr(request.state, "user", None) if "session" in request.scope else None
+    user = _user(request)
     values = {
         **frame.common(request, service, user),
         "status": status,
         "title": _TITLES.get(status, title),
-        "detail": detail[:1_000].rstrip(".") + ".",
+        "detail": _sentence(detail[:1_000]),
         "hint": _sentence(hint[:1_000]),
         "retry_after": None,
         "reference": reference,
@@ -45,6 +49,16 @@ def html_problem(
         "way_word": "Data sets" if user else "Log in",
     }
     return render.html("error.html", values, status)
+
+
+def _user(request: Request) -> User | None:
+    """Who is logged in, for the frame alone: the session is not checked, for that may be what fails."""
+    session = request.scope.get("session", {})
+    if "session" in request.scope and (user := getattr(request.state, "user", None)):
+        return cast(User, user)
+    if session.get("until", 0) > time.time() and "user" in session:
+        return User(session["user"], frozenset())
+    return None
 
 
 def _sentence(text: str) -> str:

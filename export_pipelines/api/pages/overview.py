@@ -80,6 +80,7 @@ def _plots(days: Sequence[Day]) -> list[Plot]:
     return [
         charts.bars("Requests", dates, outcomes),
         charts.bars("Rows", dates, [series("rows", "s-accent", "rows")], texts.short),
+        charts.bars("Users", dates, [series("users", "s-work", "users")]),
         charts.lines("Bytes", dates, volume, lambda value: texts.size(round(value or 0))),
         charts.lines("Wait in the queue", dates, waits, texts.seconds),
         charts.lines("At work", dates, runs, texts.seconds),

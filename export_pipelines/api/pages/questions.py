@@ -39,7 +39,10 @@ _TIME_WORDS = {
 }
 _SIGNS = {Operator.EQ: "=", Operator.NE: "!=", Operator.LT: "<", Operator.LE: "<=", Operator.GT: ">", Operator.GE: ">="}
 _OWN = ("format", "fileType", "compression", "columns", "limit", "email", "delimiter", "bom", "neutralise_formulas")
-_PAGE = ("csrf", "form", "add", "anyway", "environment", "show")
+_MARK = "form"
+"""Of an address: `1` if a browser made it of the form, `2` if we did."""
+_WHOLE = "2"
+_PAGE = ("csrf", _MARK, "add", "anyway", "environment", "show")
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Form:
 
 def read_form(dataset: DataSetDefinition, pairs: Pairs) -> Form:
     """What a browser sent: the fields of the form, or a URL in the way of the API (`carrier=UA&dep_delay__ge=10`)."""
-    from_page = ("form", "1") in pairs
+    from_page = (_MARK, "1") in pairs
     values = dict(pairs)
     form = Form(
         format=values.get("format") or values.get("fileType") or "",
@@ -90,6 +93,8 @@ def read_form(dataset: DataSetDefinition, pairs: Pairs) -> Form:
     )
     asked = [value for key, value in pairs if key == "columns"]
     if from_page:
+        form.columns = asked
+    elif asked and (_MARK, _WHOLE) in pairs:
         form.columns = asked
     elif asked:
         form.columns = [name for each in asked for name in each.split(",") if name]
@@ -242,7 +247,7 @@ def _local(value: str, timezone: str) -> str:
     except ValueError:
         return ""
     zone = ZoneInfo(timezone)
-    local = given if given.tzinfo is None else given.astimezone(zone).replace(tzinfo=None)
+    local = given if given.tzinfo is None else given.astimezone(zone).replace(tzinfo=None, fold=0)
     exact = given.tzinfo is None or local.replace(tzinfo=zone).timestamp() == given.timestamp()
     return local.isoformat(timespec="seconds") if exact and not local.microsecond else ""
 
@@ -269,7 +274,7 @@ def page_address(query: Query) -> str:
     """Path and query of the form that holds this query."""
     pairs = [(key, value) for key, value in parameters(query) if key not in ("fileType", "columns")]
     # Each column by itself: a name may have a comma in it.
-    pairs += [("columns", name) for name in query.columns] + [("format", query.format.value)]
+    pairs += [("columns", name) for name in query.columns] + [("format", query.format.value), (_MARK, _WHOLE)]
     if query.format == "csv":
         pairs += [("neutralise_formulas", str(query.neutralise_formulas).lower())]
         pairs += [("delimiter", query.delimiter)] if query.delimiter != "," else []

@@ -41,6 +41,8 @@ async function refresh() {
 }
 
 function show(found) {
+  // What was wrong with the question before is told anew if it still is.
+  document.getElementById("problems")?.remove();
   const open = document.querySelector("[data-keep]")?.open;
   put("count", found.getElementById("new-count").content);
   put("preview", found.getElementById("new-preview").content);
