@@ -1,8 +1,9 @@
 """The proof of what a file holds, as written to the archive.
 
 A *chain* is one folder a table: `<table id>/manifests/00000001.json`, `00000002.json`, … Each entry is created only if
-absent, never changed, and carries the SHA-256 of the one before. There are two kinds of entry: an `artifact` (a file
-with its sidecar, the commit point of an archive) and a `cleanup` (the receipt of what was deleted from the source).
+absent, never changed, and carries the SHA-256 of the one before. In an archive there are three kinds of entry: an
+`artifact` (a file with its sidecar, the commit point of an archive), a `cleanup` (the receipt of what was deleted from
+the source) and an `expire` (files were given up). In a landing store each entry is a `landed` file.
 """
 
 from __future__ import annotations
@@ -206,7 +207,39 @@ class ExpireTombstone(ChainEntry):
     allowed it in words."""
 
 
-Entry = ArtifactManifest | CleanupReceipt | ExpireTombstone
+class LandedManifest(ChainEntry):
+    """A file that was copied from a source into the landing store, as it is; the commit point of a landing."""
+
+    kind: Literal["landed"] = "landed"
+    source: str
+    """Type of the source: folder, s3, http, rest, wfs, database, upload, table."""
+    name: str
+    """The file's name at the source, which may have slashes; of rows and pages a name that says what they are."""
+    url: str
+    """Where it came from, without secrets."""
+    version: str = ""
+    """What the source says of it that changes when the file does: ETag, date and size, a number. Empty if nothing."""
+    partition: str = ""
+    """Window that it is of, where the table has windows."""
+    file: FileProof
+    """As stored. Files are stored as they came, so that raw and stored are the same; only rows of databases are
+    compressed by us."""
+    fetched: datetime
+    definition_version: str = ""
+    rows: int | None = None
+    """Of a database; of files nobody has counted them yet."""
+    state: dict[str, str] = {}
+    """Where an incremental pull stands behind this file."""
+    state_file: FileProof | None = None
+    """Digests of the rows that such a pull may meet again."""
+
+    @property
+    def objects(self) -> tuple[FileProof, ...]:
+        """All that the store has of it."""
+        return (self.file, *((self.state_file,) if self.state_file else ()))
+
+
+Entry = ArtifactManifest | CleanupReceipt | ExpireTombstone | LandedManifest
 Manifest = Annotated[Entry, Field(discriminator="kind")]
 _adapter: TypeAdapter[Entry] = TypeAdapter(Manifest)
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +155,8 @@ class Service:
 
     def later(self, work: Callable[[], object]) -> None:
         """Do something beside the answer; its errors are logged."""
-        self._background.submit(self._quietly, work)
+        with suppress(RuntimeError):  # the service ends
+            self._background.submit(self._quietly, work)
 
     def _quietly(self, work: Callable[[], object]) -> None:
         try:
@@ -167,8 +169,8 @@ class Service:
     def close(self) -> None:
         """End threads and connections."""
         self.watcher.close()
-        self._background.shutdown(wait=True)
         if "estimates" in self.__dict__:
             self.estimates.close()
+        self._background.shutdown(wait=True)
         self.versions.close()
         self.pool.close()

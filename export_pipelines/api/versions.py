@@ -53,5 +53,5 @@ class Versions:
         """Close the connections."""
         with self._lock:
             if self._made is not None:
-                self._made.__exit__(None, None, None)
+                self._made.dispose()
                 self._made = None

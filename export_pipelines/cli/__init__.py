@@ -32,7 +32,7 @@ class _Entry:
 _COMMANDS = {
     "init": _Entry("init", "Make a new project in an empty folder."),
     "demo": _Entry("demo", "Export, archive and clean up real tables in the project's database."),
-    "up": _Entry("service", "Run database, web UI, daemon and code server until Ctrl-C."),
+    "up": _Entry("service", "Run database, web UI, daemon, code server, API and worker until Ctrl-C."),
     "api": _Entry("api", "Serve exports on demand by HTTP, until Ctrl-C (part of `up`)."),
     "worker": _Entry("worker", "Answer requests for exports on demand, until Ctrl-C (part of `up`)."),
     "check": _Entry("check", "Check all definitions, and whether databases and stores are fit for them."),

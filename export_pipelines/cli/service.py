@@ -14,22 +14,31 @@ from export_pipelines.cli import output
 
 @click.command("up")
 @click.option("--port", default=3000, show_default=True, type=click.IntRange(1, 65535), help="Port of the web UI.")
+@click.option(
+    "--api-port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Port of exports on demand."
+)
+@click.option("--api/--no-api", default=True, help="Whether to serve exports on demand by HTTP.")
 @click.option("--open/--no-open", "browser", default=True, help="Whether to open the UI in a browser.")
-def up_command(port: int, browser: bool) -> None:
-    """Run everything until Ctrl-C: the database (if it is the embedded one), web UI, daemon and code server."""
+def up_command(port: int, api_port: int, api: bool, browser: bool) -> None:
+    """Run everything until Ctrl-C: the database (if it is the embedded one), Dagster's web UI, daemon and code server,
+    and exports on demand: the API with its page for people, and the worker.
+
+    It says where they are, and prints a token for the API and the page that is new at each start. When one of the
+    parts ends by itself, the others are ended, and the end of its log is shown.
+    """
     from export_pipelines.cli.project import quiet
     from export_pipelines.local.up import up
     from export_pipelines.settings import load_settings
 
     def say(line: str) -> None:
         click.echo(line)
-        if browser and "http://" in line and sys.stdout.isatty():
+        if browser and f"http://127.0.0.1:{port} " in line and sys.stdout.isatty():
             # Some browsers are found and then do not return before they are closed.
             threading.Thread(target=webbrowser.open, args=(f"http://127.0.0.1:{port}",), daemon=True).start()
 
     quiet()
-    output.note("starting, which takes some 20 seconds")
-    up(load_settings(), port=port, echo=say)
+    output.note("starting, which takes some 30 seconds")
+    up(load_settings(), port=port, api_port=api_port if api else None, echo=say)
 
 
 @click.command("migrate")

@@ -37,7 +37,8 @@ def worker_command(quiet: bool) -> None:
         if not quiet or line.startswith("warning:"):
             click.echo(f"{datetime.now():%H:%M:%S} {line}", err=line.startswith("warning:"))
 
-    with running(load_settings()) as settings:
+    found = load_settings()
+    with running(found, migrate_catalog=found.embedded_dagster) as settings:
         from export_pipelines.worker.main import work
 
         say("starting, which takes some seconds")

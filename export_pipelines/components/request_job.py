@@ -8,6 +8,7 @@ exports of tables.
 """
 
 # No `from __future__ import annotations` here: Dagster looks at the annotation of an op's context as an object.
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -163,17 +164,23 @@ def _description(dataset: DataSetDefinition) -> str:
     return "\n\n".join(part for part in (text, "Each materialisation answers one request.", origin, sql) if part)
 
 
+def _code_references(dataset: DataSetDefinition, files: Sequence[str]) -> dg.CodeReferencesMetadataValue:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=dg.BetaWarning)
+        return dg.CodeReferencesMetadataValue(
+            code_references=[
+                dg.LocalFileCodeReference(file_path=str(dataset.folder / each), line_number=1, label=each)
+                for each in files
+            ]
+        )
+
+
 def _static_metadata(dataset: DataSetDefinition) -> dict[str, Any]:
     spec = dataset.spec
     files = ["select.sql"] * (dataset.folder / "select.sql").is_file() + ["defs.yaml"]
     found: dict[str, Any] = {
         "connection": spec.connection,
-        "dagster/code_references": dg.CodeReferencesMetadataValue(
-            code_references=[
-                dg.LocalFileCodeReference(file_path=str(dataset.folder / each), line_number=1, label=each)
-                for each in files
-            ]
-        ),
+        "dagster/code_references": _code_references(dataset, files),
     }
     if spec.table:
         found["dagster/table_name"] = spec.table

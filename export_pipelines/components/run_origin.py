@@ -32,7 +32,7 @@ def repository_origin(root: Path, name: str) -> RemoteRepositoryOrigin | None:
     for origin in found:
         target = getattr(origin, "loadable_target_origin", None)
         if target is not None and target.module_name == _MODULE:
-            here = Path(target.working_directory).resolve() if target.working_directory else root
+            here = (root / target.working_directory).resolve() if target.working_directory else root
             if here == root:
                 return RemoteRepositoryOrigin(origin, name)
     return None

@@ -9,15 +9,15 @@ from typing import Any
 from export_pipelines.errors import IntegrityError
 from export_pipelines.formats.batching import BatchWriter
 from export_pipelines.formats.csv import records, split_header
-from export_pipelines.formats.fields import NUMBERS, Field, Kind
+from export_pipelines.formats.fields import Field
+from export_pipelines.formats.formulas import NEVER, as_they_were, harmless, harmless_names
 from export_pipelines.formats.texts import columns_of, encoded, joined, records_of
-from export_pipelines.specs.format import CsvSpec
+from export_pipelines.specs.format import PLAIN, CsvSpec
 
 # What begins like a formula, or like one that was made harmless before: the second, so that it can be undone.
 _FORMULA = r"^'*[=+\-@\t\r\n]"
 _HARMLESS = r"^'+[=+\-@\t\r\n]"
 _NUMBER = r"^'*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
-_NEVER = NUMBERS | {Kind.BOOLEAN, Kind.UUID, Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ, Kind.BINARY}
 
 
 class DelimitedWriter(BatchWriter):
@@ -26,12 +26,15 @@ class DelimitedWriter(BatchWriter):
     def __init__(self, dialect: CsvSpec, fields: Sequence[Field]) -> None:
         super().__init__(fields)
         self._dialect = dialect
+        self._plain = _is_plain(dialect)
 
     def begin(self) -> bytes:
         mark = codecs.BOM_UTF8 if self._dialect.bom else b""
         return mark + (self._header() if self._dialect.header else b"")
 
     def _header(self) -> bytes:
+        if self._plain and self._dialect.neutralise_formulas:
+            return harmless_names([field.name for field in self.fields])
         import pyarrow as pa
 
         names = [pa.array([field.name], pa.string()) for field in self.fields]
@@ -39,10 +42,16 @@ class DelimitedWriter(BatchWriter):
             names = [_neutralised(name) for name in names]
         return encoded(names, self.fields, self._dialect)
 
+    def encode(self, records: list[bytes]) -> bytes:
+        """Records of the plain dialect need no work but where there are formulas."""
+        if not self._plain:
+            return super().encode(records)
+        return b"".join(harmless(records, self.fields) if self._dialect.neutralise_formulas else records)
+
     def take(self, columns: list[Any]) -> bytes:
         if self._dialect.neutralise_formulas:
             pairs = zip(columns, self.fields, strict=True)
-            columns = [column if field.kind in _NEVER else _neutralised(column) for column, field in pairs]
+            columns = [column if field.kind in NEVER else _neutralised(column) for column, field in pairs]
         return encoded(columns, self.fields, self._dialect)
 
 
@@ -56,11 +65,19 @@ def read_delimited(dialect: CsvSpec, fields: Sequence[Field], raw: Iterable[byte
     for found in records(stream, dialect):
         if not found:
             continue
+        if _is_plain(dialect):
+            yield as_they_were(found, fields) if dialect.neutralise_formulas else found
+            continue
         columns = columns_of(found, len(fields), dialect)
         if dialect.neutralise_formulas:
             pairs = zip(columns, fields, strict=True)
-            columns = [column if field.kind in _NEVER else _as_it_was(column) for column, field in pairs]
+            columns = [column if field.kind in NEVER else _as_it_was(column) for column, field in pairs]
         yield records_of(columns, fields)
+
+
+def _is_plain(dialect: CsvSpec) -> bool:
+    """Whether records are plain but for their formulas."""
+    return dialect.model_copy(update={"bom": False, "header": False, "neutralise_formulas": False}) == PLAIN
 
 
 def _without_mark(stream: Iterator[bytes]) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -37,7 +38,7 @@ def read_excel(spec: FormatSpec, fields: Sequence[Field], raw: Iterable[bytes]) 
                 if header != [field.name for field in fields]:
                     raise IntegrityError("the workbook has other columns than the export")
                 yield from _batches(rows, fields, how)
-        except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, ValueError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, ElementTree.ParseError, KeyError, ValueError, EOFError) as error:
             raise IntegrityError(f"the workbook cannot be read: {error}") from error
 
 

@@ -131,7 +131,7 @@ def _numbers(column: Any, field: Field) -> Any:
 
 # -- reading
 
-_TOKEN = r'("[^"\\]*(?:\\.[^"\\]*)*"|[^",{}\[\]\s]+)'
+_TOKEN = r'("[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"|[^",{}\[\]\x00-\x20]+)'
 
 
 class LineReader:

@@ -33,5 +33,5 @@ def read_parquet(spec: FormatSpec, fields: Sequence[Field], raw: Iterable[bytes]
                 for batch in file.iter_batches(batch_size=rows):
                     texts = [text_of(c, field, c.type) for c, field in zip(batch.columns, fields, strict=True)]
                     yield records_of(texts, fields)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise IntegrityError(f"the Parquet cannot be read: {str(error).splitlines()[0]}") from error

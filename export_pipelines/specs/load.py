@@ -393,7 +393,12 @@ class LoadSpec(SpecModel):
     partition_by: str | None = None
     """Of style `partition`: `all`, or `year`, `month` or `day` with a column: `month(date_of_sale)`."""
     removal: RemovalGuard = RemovalGuard()
-    """Of style `snapshot`."""
+    """Of style `snapshot`, and of `history` with `absent: close`."""
+    absent: Literal["keep", "close"] = "keep"
+    """Of style `history`: whether the rows that a file lacks stay as they are, or end (`close`)."""
+    revised: Literal["add", "replace"] = "add"
+    """Of style `append`: whether a file whose name was loaded before, with other content, adds its rows, or replaces
+    those of the one before."""
     quarantine: QuarantineSpec = QuarantineSpec()
     drift: DriftPolicy = DriftPolicy.FREEZE
     landing: str = "landing"

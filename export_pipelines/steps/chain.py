@@ -14,6 +14,7 @@ from export_pipelines.manifest import (
     CleanupReceipt,
     Entry,
     ExpireTombstone,
+    LandedManifest,
     digest,
     from_bytes,
     to_bytes,
@@ -24,7 +25,7 @@ from export_pipelines.steps.chain_keys import manifest_key as manifest_key  # no
 from export_pipelines.steps.signatures import seal
 from export_pipelines.stores.base import Store
 
-E_ = TypeVar("E_", ArtifactManifest, CleanupReceipt, ExpireTombstone)
+E_ = TypeVar("E_", ArtifactManifest, CleanupReceipt, ExpireTombstone, LandedManifest)
 
 _RACES = 1000
 

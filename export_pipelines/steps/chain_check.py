@@ -17,6 +17,7 @@ from export_pipelines.manifest import (
     CleanupReceipt,
     Entry,
     ExpireTombstone,
+    LandedManifest,
     digest,
     from_bytes,
 )
@@ -66,6 +67,8 @@ class ChainCheck:
     """By number, those too whose files were given up."""
     expired: dict[int, int] = field(default_factory=dict)
     """Numbers of artifacts that were given up, with those of their tombstones."""
+    landed: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Of a landing store: keys of the files of each entry, by number."""
     receipts: list[str] = field(default_factory=list)
     """The partition of each receipt."""
     last: tuple[int, str] = (0, "")
@@ -172,6 +175,8 @@ def _take(found: ChainCheck, entry: Entry, sha256: str) -> None:
                 lines=sum(bucket.rows for bucket in export.identity.buckets),
                 keys=tuple(proof.key for proof in entry.objects),
             )
+        case LandedManifest():
+            found.landed[entry.sequence] = tuple(proof.key for proof in entry.objects)
         case CleanupReceipt():
             found.receipts.append(entry.partition)
             _check_receipt(found, entry)
@@ -266,6 +271,7 @@ def unaccounted(archive: Store, table_id: str, found: ChainCheck) -> list[str]:
     """
     folder = table_folder(table_id) + "/"
     named = {key for artifact in found.living for key in artifact.keys}
+    named.update(key for landed in found.landed.values() for key in landed)
     keys = [info.key for info in archive.list(folder)]
     # The folder of one table may lie in that of another: a group can have the name of a table.
     inner = {m["folder"] + "/" for m in map(MANIFEST.fullmatch, keys) if m} - {folder}

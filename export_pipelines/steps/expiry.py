@@ -52,10 +52,12 @@ def attempts_of(ctx: StepContext) -> list[Attempt]:
             each = found.setdefault(attempt, Attempt([], rows.get(attempt)))
             each.manifests.append(entry)
             of_sequence[entry.sequence] = each
-        elif (of := of_sequence.get(entry.artifact_sequence)) and isinstance(entry, ExpireTombstone):
-            of.tombstones[entry.artifact_sequence] = entry
-        elif of and isinstance(entry, CleanupReceipt):
-            of.deleted += entry.deleted_rows
+        elif isinstance(entry, ExpireTombstone | CleanupReceipt):
+            of = of_sequence.get(entry.artifact_sequence)
+            if of and isinstance(entry, ExpireTombstone):
+                of.tombstones[entry.artifact_sequence] = entry
+            elif of and isinstance(entry, CleanupReceipt):
+                of.deleted += entry.deleted_rows
     return list(found.values())
 
 

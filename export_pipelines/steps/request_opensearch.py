@@ -161,11 +161,12 @@ def _record(hit: dict[str, Any], names: list[str]) -> bytes:
     """A hit as a plain record."""
     source = hit.get("_source") or {}
     texts = [text_of(hit["_id"] if name == "_id" else picked(source, name)) for name in names]
-    return (",".join("" if text is None else _quoted(text) for text in texts) + "\n").encode()
+    single = len(names) == 1
+    return (",".join("" if text is None else _quoted(text, single) for text in texts) + "\n").encode()
 
 
-def _quoted(text: str) -> str:
+def _quoted(text: str, single: bool) -> str:
     # The last is what COPY takes for the end of the data.
-    if not text or any(sign in text for sign in ',"\r\n') or text == "\\.":
+    if not text or any(sign in text for sign in ',"\r\n') or (single and text == "\\."):
         return '"' + text.replace('"', '""') + '"'
     return text

@@ -10,7 +10,7 @@ import pkgutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import FrameType
@@ -115,11 +115,11 @@ def _arrow_without_pandas() -> None:
 
     if "pandas" in sys.modules:
         return
-    sys.meta_path.insert(0, _NoPandas)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _NoPandas)
     try:
         pyarrow.array([""])
     finally:
-        sys.meta_path.remove(_NoPandas)  # type: ignore[arg-type]
+        sys.meta_path.remove(_NoPandas)
 
 
 def _ours() -> Iterator[str]:
@@ -239,23 +239,14 @@ def execute(instance: dg.DagsterInstance, prepared: Prepared, run_id: str) -> in
     if run is None or run.is_finished:
         return 0
     job = prepared.repository.get_job(run.job_name)
-    with capture_interrupts(), _terminated_likewise():
+    # SIGTERM does what SIGINT does in here.
+    with capture_interrupts():
         try:
             for _ in execute_run_iterator(InMemoryJob(job), run, instance):
                 pass
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             return 0
     return 0
-
-
-@contextmanager
-def _terminated_likewise() -> Iterator[None]:
-    """SIGTERM does what SIGINT does in here: Dagster's handler, which there is in its own blocks only."""
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _arrange_signals(parent: int) -> None:

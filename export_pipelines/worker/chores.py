@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from export_pipelines.catalog.audit import AuditLog
 from export_pipelines.components.opening import open_resource
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.service_keys import load_service_keys
@@ -20,6 +21,7 @@ _SWEEP_SECONDS = 2.0
 _NOTICE_SECONDS = 1.0
 _EXPIRY_SECONDS = 30.0
 _FORGET_SECONDS = 3600.0
+_AUDIT_SECONDS = 24 * 3600.0
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Chores:
             _Chore("notices", _NOTICE_SECONDS, self._tell),
             _Chore("expiry", _EXPIRY_SECONDS, self._expire),
             _Chore("forgetting", _FORGET_SECONDS, self._forget),
+            _Chore("audit log", _AUDIT_SECONDS, self._keep_audit),
         ]
 
     def start(self) -> None:
@@ -133,6 +136,14 @@ class Chores:
     def _forget(self) -> None:
         if number := self._context.requests.forget(self._context.service.history_keep_days):
             self._context.say(f"{number} requests of the past are forgotten")
+
+    def _keep_audit(self) -> None:
+        log = AuditLog(self._context.pool)
+        try:
+            log.keep(self._context.service.audit_keep_days)
+        finally:
+            if number := log.prune():
+                self._context.say(f"{number} entries of the audit log were old enough to go")
 
 
 def _first_line(error: Exception) -> str:

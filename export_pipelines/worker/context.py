@@ -97,6 +97,11 @@ def keep_connected(instance: dg.DagsterInstance) -> None:
     """Let Dagster's storage keep its connections, and remember of its tables what cannot change meanwhile: as it comes,
     it connects for each event, and asks for the columns of `runs` several times a run."""
     instance.optimize_for_webserver(statement_timeout=0, pool_recycle=_RECYCLE_SECONDS, max_overflow=-1)
+    for each in (instance.run_storage, instance.event_log_storage):
+        engine = getattr(each, "_engine", None)
+        if engine is not None:
+            # What was cut meanwhile is noticed before it is used.
+            engine.pool._pre_ping = True
     storage: Any = instance.run_storage
     if hasattr(storage, "has_run_stats_index_cols"):
         storage.has_run_stats_index_cols = cache(storage.has_run_stats_index_cols)

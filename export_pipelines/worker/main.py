@@ -27,7 +27,7 @@ from export_pipelines.errors import ExportPipelinesError, RequestError, SpecErro
 from export_pipelines.local.project import worker_socket
 from export_pipelines.settings import Settings
 from export_pipelines.worker.chores import Chores
-from export_pipelines.worker.context import Context, keep_connected
+from export_pipelines.worker.context import SILENT_SECONDS, Context, keep_connected
 from export_pipelines.worker.door import Door
 from export_pipelines.worker.feeder import Feeder
 from export_pipelines.worker.listener import Listener
@@ -167,10 +167,11 @@ class Worker:
 
     def _interrupt(self, child: Child) -> None:
         child.interrupted_at = time.monotonic()
+        # First of all: what follows takes its time, and the child looks for itself why it was interrupted.
+        self._warm.signal(child, signal.SIGINT)
         run = self._context.instance.get_run_by_id(child.run_id)
         if run is not None and run.status in (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED):
             self._context.instance.report_run_canceling(run)
-        self._warm.signal(child, signal.SIGINT)
 
     def _kill(self, run_id: str, at_once: bool) -> bool:
         """Asked for by the other thread."""
@@ -228,8 +229,9 @@ class Worker:
             time.sleep(0.05)
 
 
-def work(settings: Settings, *, say: Callable[[str], object]) -> None:
-    """Be the worker of a project on this machine until SIGINT, SIGTERM or SIGHUP.
+def work(settings: Settings, *, say: Callable[[str], object], silent_seconds: float = SILENT_SECONDS) -> None:
+    """Be the worker of a project on this machine until SIGINT, SIGTERM or SIGHUP. A request at work that says nothing
+    for `silent_seconds`, and the longest wait between two attempts, is stuck.
 
     Raises:
         RequestError: there is one already, or resources/ lacks the catalog.
@@ -245,7 +247,7 @@ def work(settings: Settings, *, say: Callable[[str], object]) -> None:
         stack.callback(pool.close)
         instance = stack.enter_context(dg.DagsterInstance.get())
         keep_connected(instance)
-        worker = Worker(Context(settings, project, pool, instance, say), catalog.url)
+        worker = Worker(Context(settings, project, pool, instance, say, silent_seconds), catalog.url)
         stack.enter_context(_stopped_by_signals(worker))
         worker.run()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import smtplib
 import threading
+import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from export_pipelines.catalog.deliveries import Deliveries, Delivery
@@ -36,9 +36,7 @@ class Notifier:
     service: ServiceSpec
     keys: ServiceKeys = field(repr=False)
     datasets: Mapping[str, DataSetDefinition]
-    _threads: ThreadPoolExecutor | None = None
-    _under_way: set[Future[None]] = field(default_factory=set)
-    _closed: threading.Event = field(default_factory=threading.Event)
+    _under_way: list[threading.Thread] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -49,18 +47,20 @@ class Notifier:
 
     def tick(self) -> None:
         """Begin to deliver what is due, in threads of its own. Returns at once, and raises nothing."""
-        self._under_way = {each for each in self._under_way if not each.done()}
+        self._under_way = [each for each in self._under_way if each.is_alive()]
         room = _AT_ONCE - len(self._under_way)
-        if room <= 0 or self._closed.is_set():
+        if room <= 0:
             return
         try:
             due = self.deliveries.claim(room)
         except ExportPipelinesError as error:
             _log.warning("notices wait: %s", error.message)
             return
-        if due and self._threads is None:
-            self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="notices")
-        self._under_way |= {self._threads.submit(self._deliver, each) for each in due if self._threads is not None}
+        for each in due:
+            # A daemon: a mail server that hangs does not keep the process from ending.
+            thread = threading.Thread(target=self._deliver, args=(each,), name=f"notice {each.id}", daemon=True)
+            thread.start()
+            self._under_way.append(thread)
 
     def deliver_due(self) -> int:
         """Deliver what is due, one after the other; how many there were."""
@@ -69,11 +69,11 @@ class Notifier:
             self._deliver(each)
         return len(due)
 
-    def close(self) -> None:
-        """End when those under way have ended, within seconds; what is left waits for the next start."""
-        self._closed.set()
-        if self._threads is not None:
-            self._threads.shutdown(wait=True, cancel_futures=True)
+    def close(self, seconds: float = 3) -> None:
+        """Give those under way some seconds to end. What is left is tried again when its lease is over."""
+        deadline = time.monotonic() + seconds
+        for each in self._under_way:
+            each.join(max(0.0, deadline - time.monotonic()))
 
     def _deliver(self, delivery: Delivery) -> None:
         """Try once and note how it went. Raises nothing: whatever cannot be told of waits for its next attempt."""

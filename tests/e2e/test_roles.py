@@ -16,6 +16,7 @@ import pytest
 from export_pipelines.local.postgres import Address
 from tests.support.command_line import CommandLine
 from tests.support.dagster_project import RESOURCES, new_project, query
+from tests.support.served import served, until
 from tests.support.servers import new_database, run_sql
 
 DELETER = """
@@ -260,3 +261,37 @@ def test_cleanup_by_a_role_that_may_only_read_is_refused_by_the_server_and_delet
     ran = roles.cli("run", "shop/events")
     assert ran.code == 1 and "permission denied" in ran.err + ran.out
     assert query(roles.source, "SELECT count(*) FROM shop.events") == [(72,)]
+
+
+def test_the_role_of_the_service_answers_requests_and_has_no_power_over_the_audit_log(
+    tmp_path: Path, database: str, catalog_url: str
+) -> None:
+    names = {role: f"{role}_{os.urandom(4).hex()}" for role in ("catalog", "service")}
+    options = [word for role, name in names.items() for word in (f"--{role}", name)]
+    password = secrets.token_hex(8)
+    variables = {"DATABASE_URL": database, "DAGSTER_PG_URL": catalog_url}
+    with served(tmp_path, database, catalog_url) as project:
+        cli = CommandLine(project.root, variables)
+        early = cli("roles", "--connection", "catalog", *options)
+        assert early.code == 0 and "run `export-pipelines roles` again after `migrate`" in early.out, early.err
+        project.start()  # by the owner, so that Dagster's tables are made
+        project.stop()
+        printed = cli("roles", "--connection", "catalog", *options, "--password-placeholders")
+        assert printed.code == 0, printed.err
+        psql(printed.out, catalog_url, password, names)
+        psql(printed.out, catalog_url, password, names)
+        url = f"postgresql://{names['service']}:{password}@{catalog_url.split('@')[1]}"
+        try:
+            project.storage = url
+            project.start()
+            row = project.ended(project.upto(100).id, 60)
+            assert (row.state, row.rows) == ("succeeded", 100), (row.error, project.said())
+            until(lambda: project.run_status(row.run_id) == "SUCCESS", "the run to end")
+            for statement in ("UPDATE {}.audit SET who = ''", "DELETE FROM {}.audit", "DROP TABLE public.runs"):
+                with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                    run_sql(url, statement.format("export_pipelines"))
+            project.stop()
+        finally:
+            for name in names.values():
+                run_sql(catalog_url, f'DROP OWNED BY "{name}" CASCADE')
+                run_sql(catalog_url, f'DROP ROLE "{name}"')

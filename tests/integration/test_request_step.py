@@ -17,9 +17,11 @@ import pytest
 
 from export_pipelines.catalog.audit import Actor
 from export_pipelines.errors import IntegrityError, RequestError, SourceError, SpecError
+from export_pipelines.local.postgres import Address
 from export_pipelines.specs.query import QueryError, RawFilter
 from export_pipelines.steps.request import RequestCancelled, columns_of, run_request
 from tests.support.asking import RequestKit, request_kit
+from tests.support.servers import new_database
 from tests.support.tables import run_each
 
 TABLE = """
@@ -50,13 +52,28 @@ FILTERS: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="module")
+def rows(postgres: Address) -> Iterator[str]:
+    """A database with rows 1 to 10 of a table with columns of many types."""
+    with new_database(postgres) as url:
+        run_each(url, "CREATE TYPE mood AS ENUM ('glad', 'so so')", TABLE, ROWS)
+        yield url
+
+
 @pytest.fixture
-def kit(database: str, catalog_url: str, tmp_path: Path) -> Iterator[RequestKit]:
-    """Rows 1 to 10 of a table with columns of many types."""
-    with request_kit(database, catalog_url, tmp_path) as made:
-        made.sql("CREATE TYPE mood AS ENUM ('glad', 'so so')", TABLE, ROWS)
+def kit(rows: str, one_catalog: str, tmp_path: Path) -> Iterator[RequestKit]:
+    """A data set of these rows, which no test changes."""
+    with request_kit(rows, one_catalog, tmp_path) as made:
         made.spec = {"table": "public.t", "filters": FILTERS, "order_by": ["id"], "columns": ["id"]}
         yield made
+
+
+@pytest.fixture
+def own(database: str, own: RequestKit) -> RequestKit:
+    """The same in a database of the test's own."""
+    own.url = database
+    own.sql("CREATE TYPE mood AS ENUM ('glad', 'so so')", TABLE, ROWS)
+    return kit
 
 
 # What one gets
@@ -125,11 +142,11 @@ def test_an_empty_answer_is_a_file_of_no_rows(kit: RequestKit) -> None:
     assert (row.rows, kit.text(row)) == (0, "id\n")
 
 
-def test_formulas_are_made_harmless_unless_somebody_says_otherwise(kit: RequestKit) -> None:
-    kit.spec["columns"] = ["name"]
-    kit.sql("UPDATE t SET name = '=1+1' WHERE id = 1")
-    assert kit.lines("id=1") == ["'=1+1"]
-    assert kit.lines("id=1", neutralise_formulas=False) == ["=1+1"]
+def test_formulas_are_made_harmless_unless_somebody_says_otherwise(own: RequestKit) -> None:
+    own.spec["columns"] = ["name"]
+    own.sql("UPDATE t SET name = '=1+1' WHERE id = 1")
+    assert own.lines("id=1") == ["'=1+1"]
+    assert own.lines("id=1", neutralise_formulas=False) == ["=1+1"]
 
 
 def test_delimiter_and_mark_are_as_asked_for(kit: RequestKit) -> None:
@@ -208,17 +225,17 @@ ATTACKS = [
 
 @pytest.mark.parametrize("value", ATTACKS)
 @pytest.mark.parametrize("operator", ["eq", "contains", "starts_with", "in"])
-def test_sql_in_a_value_stays_a_value(kit: RequestKit, value: str, operator: str) -> None:
+def test_sql_in_a_value_stays_a_value(own: RequestKit, value: str, operator: str) -> None:
     wanted = [value] if operator == "in" else value
-    assert kit.lines(RawFilter("name", operator, wanted)) == []
+    assert own.lines(RawFilter("name", operator, wanted)) == []
     quoted = value.replace("'", "''")
-    kit.sql(f"INSERT INTO t (id, name) VALUES (77, E'{quoted.replace(chr(92), chr(92) * 2)}')")
-    assert kit.lines(RawFilter("name", operator, wanted)) == ["77"]
+    own.sql(f"INSERT INTO t (id, name) VALUES (77, E'{quoted.replace(chr(92), chr(92) * 2)}')")
+    assert own.lines(RawFilter("name", operator, wanted)) == ["77"]
 
 
-def test_a_filter_may_use_an_index(kit: RequestKit) -> None:
-    kit.sql("INSERT INTO t (id, name) SELECT n, 'n' || n FROM generate_series(100, 20000) n", "ANALYZE t")
-    assert kit.estimate("id=3") <= 2
+def test_a_filter_may_use_an_index(own: RequestKit) -> None:
+    own.sql("INSERT INTO t (id, name) SELECT n, 'n' || n FROM generate_series(100, 20000) n", "ANALYZE t")
+    assert own.estimate("id=3") <= 2
 
 
 # Refusals
@@ -245,13 +262,13 @@ def test_an_estimate_that_is_far_off_refuses_nothing(kit: RequestKit) -> None:
     assert len(kit.lines()) == 10
 
 
-def test_far_more_rows_than_the_limit_are_refused_before_the_work(kit: RequestKit) -> None:
-    kit.sql("CREATE TABLE big AS SELECT n AS id FROM generate_series(1, 5000) n", "ANALYZE big")
-    kit.spec = {"table": "big", "row_limit": 10}
-    row = kit.ask()
+def test_far_more_rows_than_the_limit_are_refused_before_the_work(own: RequestKit) -> None:
+    own.sql("CREATE TABLE big AS SELECT n AS id FROM generate_series(1, 5000) n", "ANALYZE big")
+    own.spec = {"table": "big", "row_limit": 10}
+    row = own.ask()
     with pytest.raises(RequestError, match="than the 10 that are allowed"):
-        kit.run(row)
-    assert kit.got(row).rows == 0
+        own.run(row)
+    assert own.got(row).rows == 0
 
 
 @pytest.mark.parametrize(
@@ -278,13 +295,13 @@ def test_an_unknown_column_is_refused_by_name(kit: RequestKit) -> None:
     assert told.value.hint == "did you mean 'name'?"
 
 
-def test_nothing_of_a_select_sql_can_write(kit: RequestKit) -> None:
-    kit.sql("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'DELETE FROM t RETURNING 1'")
-    kit.spec = {}
-    kit.select = "SELECT f() AS n"
+def test_nothing_of_a_select_sql_can_write(own: RequestKit) -> None:
+    own.sql("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'DELETE FROM t RETURNING 1'")
+    own.spec = {}
+    own.select = "SELECT f() AS n"
     with pytest.raises(SourceError, match="read-only"):
-        kit.run(kit.ask())
-    assert kit.sql("SELECT count(*) FROM t") == [(10,)]
+        own.run(own.ask())
+    assert own.sql("SELECT count(*) FROM t") == [(10,)]
 
 
 def test_excluded_columns_can_neither_be_asked_for_nor_filtered_by(kit: RequestKit) -> None:
@@ -330,6 +347,7 @@ def running(kit: RequestKit) -> list[Any]:
 
 
 def test_progress_is_told_while_rows_come(kit: RequestKit) -> None:
+    kit.spec = {}
     kit.select = "SELECT repeat('x', 20000) || pg_sleep(0.02)::text AS text FROM generate_series(1, 100)"
     row = kit.ask()
     told: list[int] = []
@@ -382,10 +400,10 @@ def test_a_file_that_reads_back_otherwise_is_no_answer(kit: RequestKit, monkeypa
 # Beforehand
 
 
-def test_a_preview_has_the_first_rows_with_null_and_empty_apart(kit: RequestKit) -> None:
-    kit.spec["columns"] = ["id", "name", "code"]
-    kit.sql("UPDATE t SET name = '' WHERE id = 2")
-    found = kit.preview("id<=3", rows=3)
+def test_a_preview_has_the_first_rows_with_null_and_empty_apart(own: RequestKit) -> None:
+    own.spec["columns"] = ["id", "name", "code"]
+    own.sql("UPDATE t SET name = '' WHERE id = 2")
+    found = own.preview("id<=3", rows=3)
     assert [column.type for column in found.columns] == ["bigint", "character varying(40)", "character(4)"]
     assert found.rows == [["1", "O'Hara, \"1", "UA  "], ["2", "", "UA  "], ["3", None, "UA  "]]
 
@@ -409,18 +427,18 @@ def test_a_count_that_takes_long_is_given_up(kit: RequestKit) -> None:
 # Widening
 
 
-def wide(kit: RequestKit, keys: Any, **options: Any) -> None:
-    kit.sql(
+def wide(own: RequestKit, keys: Any, **options: Any) -> None:
+    own.sql(
         "CREATE TABLE w (id int, data jsonb)",
         """INSERT INTO w VALUES (1, '{"a": 1.10, "b": "x, y"}'), (2, '{"c": {"d": 12345678901234567890}}')""",
         "INSERT INTO w VALUES (3)",
     )
-    kit.spec = {"table": "w", "order_by": ["id"], "widen": {"column": "data", "keys": keys, **options}}
+    own.spec = {"table": "w", "order_by": ["id"], "widen": {"column": "data", "keys": keys, **options}}
 
 
-def test_a_json_column_becomes_columns_of_the_keys_that_occur(kit: RequestKit) -> None:
-    wide(kit, "discover", prefix="k_")
-    text = kit.text(kit.answer())
+def test_a_json_column_becomes_columns_of_the_keys_that_occur(own: RequestKit) -> None:
+    wide(own, "discover", prefix="k_")
+    text = own.text(own.answer())
     assert list(csv.reader(io.StringIO(text))) == [
         ["id", "k_a", "k_b", "k_c"],
         ["1", "1.10", "x, y", ""],
@@ -429,29 +447,29 @@ def test_a_json_column_becomes_columns_of_the_keys_that_occur(kit: RequestKit) -
     ]
 
 
-def test_keys_that_are_not_listed_fail_the_request_or_are_left_out(kit: RequestKit) -> None:
+def test_keys_that_are_not_listed_fail_the_request_or_are_left_out(own: RequestKit) -> None:
     from export_pipelines.errors import FormatError
 
-    wide(kit, ["a", "b"])
+    wide(own, ["a", "b"])
     with pytest.raises(FormatError, match="'c'"):
-        kit.answer()
-    kit.spec["widen"]["others"] = "drop"
-    assert kit.lines()[1] == "2,,"
+        own.answer()
+    own.spec["widen"]["others"] = "drop"
+    assert own.lines()[1] == "2,,"
 
 
-def test_too_many_keys_are_refused(kit: RequestKit) -> None:
-    wide(kit, "discover", max_columns=2)
+def test_too_many_keys_are_refused(own: RequestKit) -> None:
+    wide(own, "discover", max_columns=2)
     with pytest.raises(RequestError, match="more than 2 keys"):
-        kit.answer()
+        own.answer()
 
 
-def test_without_the_column_nothing_is_widened(kit: RequestKit) -> None:
-    wide(kit, "discover")
-    assert kit.lines(columns=["id"]) == ["1", "2", "3"]
+def test_without_the_column_nothing_is_widened(own: RequestKit) -> None:
+    wide(own, "discover")
+    assert own.lines(columns=["id"]) == ["1", "2", "3"]
 
 
-def test_a_column_that_is_no_json_cannot_be_widened(kit: RequestKit) -> None:
-    wide(kit, "discover")
-    kit.spec["widen"]["column"] = "id"
+def test_a_column_that_is_no_json_cannot_be_widened(own: RequestKit) -> None:
+    wide(own, "discover")
+    own.spec["widen"]["column"] = "id"
     with pytest.raises(SpecError, match="no JSON"):
-        kit.answer()
+        own.answer()

@@ -181,6 +181,8 @@ def served(
     folder.write(".env", "".join(f"{name}={value}\n" for name, value in variables.items()))
     make_tables(source_url)
     before = dict(os.environ)
+    for name in (*variables, "DAGSTER_HOME"):
+        os.environ.pop(name, None)  # of another service of the same tests
     settings = load_settings(root)
     apply(settings)
     app = create_app(settings)

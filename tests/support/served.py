@@ -39,11 +39,19 @@ attributes:
   filters: {n: {type: integer}}
   version_of: some/asset
 """
-SLOW_SQL = "SELECT n, text, (SELECT 1 FROM pg_sleep(0.01) WHERE n > 0) AS one FROM public.numbers ORDER BY n\n"
+SLOW_SQL = "SELECT n, text, (SELECT 1 FROM pg_sleep(0.01 + n * 0)) AS one FROM public.numbers ORDER BY n\n"
 BROKEN_SQL = "SELECT n, 1 / (n - 500) AS x FROM public.numbers ORDER BY n\n"
 WORKSPACE = """
 load_from:
   - python_module: {module_name: export_pipelines.definitions, working_directory: ., location_name: served}
+"""
+IMPATIENT = """
+import sys
+from export_pipelines.local.project import running
+from export_pipelines.settings import load_settings
+from export_pipelines.worker.main import work
+with running(load_settings()) as settings:
+    work(settings, say=print, silent_seconds=float(sys.argv[1]))
 """
 ENDED = ("succeeded", "failed", "cancelled")
 
@@ -99,10 +107,12 @@ class Served:
 
         return worker_socket(load_settings(self.root))
 
-    def start(self, **more: str) -> None:
-        """Start the worker, and wait until it takes requests."""
+    def start(self, *, silent: float | None = None, **more: str) -> None:
+        """Start the worker, and wait until it takes requests. `silent` are the seconds after which one is stuck."""
         begun = self.log.stat().st_size if self.log.exists() else 0
         command = [sys.executable, "-m", "export_pipelines.cli", "worker"]
+        if silent is not None:
+            command = [sys.executable, "-u", "-c", IMPATIENT, str(silent)]
         with self.log.open("ab") as out:
             self.worker = subprocess.Popen(
                 command, cwd=self.root, env={**self.environment, **more}, stdout=out, stderr=subprocess.STDOUT
@@ -171,16 +181,21 @@ class Served:
             raise AssertionError(f"{error}\n{self.row(request)}\n{self.said()[-3000:]}") from None
         return found
 
-    def working(self, request: str, rows: int = 1) -> RequestRow:
-        """Wait until a request is at work and has so many rows."""
+    def working(self, request: str) -> RequestRow:
+        """Wait until a request is at work on its query."""
 
         def at_work() -> RequestRow | None:
             row = self.row(request)
             assert row.state not in ENDED, row
-            return row if row.state == "processing" and row.rows >= rows else None
+            return row if row.state == "processing" and self.reads() else None
 
         found: RequestRow = until(at_work, f"request {request} to be at work")
         return found
+
+    def reads(self) -> bool:
+        """Whether the slow query is under way."""
+        sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' AND query ~ %s"
+        return bool(run_sql(self.source, sql, ("pg_slee[p]",)))
 
     def run_status(self, run: str | None) -> str:
         """Status of a run in Dagster."""
@@ -197,9 +212,9 @@ class Served:
         return [str(each[0]) for each in found]
 
     def files(self) -> list[Path]:
-        """Files of requests in the store."""
+        """Files of requests in the store; not what a broken-off attempt left, which is swept."""
         folder = self.root / ".local" / "exports" / "requests"
-        return sorted(each for each in folder.rglob("*") if each.is_file())
+        return sorted(each for each in folder.rglob("*") if each.is_file() and not each.name.startswith("."))
 
     def processes(self) -> dict[int, list[int]]:
         """Warm processes of the worker, with their children."""

@@ -160,7 +160,7 @@ def _write_project(root: Path) -> Folder:
 @contextmanager
 def _up(root: Path) -> Iterator[RunningProject]:
     port = free_port()
-    command = [sys.executable, "-m", "export_pipelines.cli", "up", "--port", str(port), "--no-open"]
+    command = [sys.executable, "-m", "export_pipelines.cli", "up", "--port", str(port), "--no-open", "--no-api"]
     with (root / "up.out").open("wb") as out:
         process = subprocess.Popen(command, cwd=root, stdout=out, stderr=subprocess.STDOUT)
     try:

@@ -24,19 +24,19 @@ def cells(data: bytes) -> list[list[Any]]:
 
 
 def test_values_have_the_types_of_excel() -> None:
-    of = fields(
-        i="integer", b="boolean", n="numeric(10,2)", f="double precision", d="date", s="timestamp(3) without time zone"
-    )
-    row = b"1,t,1.50,0.1,2025-02-03,2025-02-03 04:05:06.789\n"
-    data, exact = written(layout("excel"), of, [row, b",,,,,\n"])
-    assert exact and read_back(layout("excel"), of, data) == [row, b",,,,,\n"]
-    assert cells(data)[1] == [1, True, 1.5, 0.1, datetime(2025, 2, 3), datetime(2025, 2, 3, 4, 5, 6, 789000)]
-    assert cells(data)[2] == [None] * 6
+    kinds = ("integer", "boolean", "numeric(10,2)", "double precision", "date", "timestamp(3) without time zone")
+    of = fields(**{f"c{number}": kind for number, kind in enumerate(kinds)})
+    rows = [b",,,,,\n", b"1,t,1.50,0.1,2025-02-03,2025-02-03 04:05:06.789\n"]
+    data, exact = written(layout("excel"), of, rows)
+    assert exact and read_back(layout("excel"), of, data) == rows
+    assert cells(data)[1] == [None] * 6
+    assert cells(data)[2] == [1, True, 1.5, 0.1, datetime(2025, 2, 3), datetime(2025, 2, 3, 4, 5, 6, 789000)]
 
 
-@pytest.mark.parametrize(
-    "text", ["=1+1", "http://a.b/c", "<r><t>x</t></r>", "0123", "{=SUM(A1)}", " x ", "_x0041_", "a<&>'"]
-)
+TEXTS = ["=1+1", "http://a.b/c", "<r><t>x</t></r>", "0123", "{=SUM(A1)}", " x ", "_x0041_", "a<&>'"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_text_is_never_a_formula_a_link_or_markup(text: str) -> None:
     of = fields(t="text")
     data, _ = written(layout("excel"), of, [f'"{text}"\n'.encode()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import date
 from typing import Any
 
 import pytest
@@ -34,9 +35,9 @@ def cell(text: str | None) -> str:
 ROW = st.tuples(
     st.none() | st.integers(-(2**31), 2**31 - 1).map(str),
     st.none() | st.sampled_from("tf"),
-    st.none() | st.decimals(-(10**9), 10**9, places=3, allow_nan=False).map(lambda value: f"{value:.3f}"),
+    st.none() | st.decimals(1 - 10**9, 10**9 - 1, places=3, allow_nan=False).map(lambda value: f"{value:.3f}"),
     st.none() | TEXT,
-    st.none() | st.dates(min_value=__import__("datetime").date(1900, 3, 1)).map(str),
+    st.none() | st.dates(min_value=date(1900, 3, 1)).map(str),
     st.none() | TEXT,
 ).map(lambda row: (",".join(map(cell, row)) + "\n").encode())
 
@@ -113,14 +114,18 @@ def test_a_cell_may_have_a_hundred_megabytes(name: str) -> None:
     spec = layout(name, csv={"line_end": "crlf"})
     rows = [b'1,"' + b'a ""b""\n' * 12_500_000 + b'"\n', b"2,\n"]
     of = fields(i="integer", t="text")
-    assert read_back(spec, of, written(spec, of, rows)[0], 1 << 20) == rows
+    # Of these, pytest would need minutes to say in what they differ.
+    assert bool(read_back(spec, of, written(spec, of, rows)[0], 1 << 20) == rows)
 
 
 @pytest.mark.parametrize("name", ["json", "jsonl", "parquet", "excel"])
 def test_a_damaged_file_is_an_error_that_says_so(name: str) -> None:
     spec = layout(name)
     data = written(spec, SIX, [b"1,t,0.100,a,2025-01-01,b\n"] * 50)[0]
-    for damaged in (data[: len(data) // 2], b"", data[:-1] + b"x" if name != "excel" else data[9:]):
+    middle = len(data) // 2
+    # Two of its bytes, and not of a value that may have any.
+    changed = data[:middle] + b"\0{" + data[middle + 2 :]
+    for damaged in (data[:middle], data[:-2], changed):
         with pytest.raises(IntegrityError):
             read_back(spec, SIX, damaged)
 
@@ -209,19 +214,19 @@ def test_types_are_known_by_the_names_that_servers_give_them() -> None:
 @settings(max_examples=25, deadline=None)
 def test_a_parser_of_json_finds_the_values(name: str, rows: list[bytes]) -> None:
     data = written(layout(name), SIX, rows)[0].decode()
-    found = (
-        json.loads(data, parse_float=str)
-        if name == "json"
-        else [json.loads(line, parse_float=str) for line in data.split("\n")[:-1]]
-    )
-    texts = list(csv.reader(io.StringIO(b"".join(rows).decode(), newline="")))
-    for row, values in zip(found, texts, strict=True):
+    lines = [data] if name == "json" else data.split("\n")[:-1]
+    found = [json.loads(line, parse_float=str) for line in lines]
+    texts = csv.reader(io.StringIO(b"".join(rows).decode(), newline=""))
+    for row, values in zip(found[0] if name == "json" else found, texts, strict=True):
         assert list(row) == ["i", "b", "n", "t", "d", "o"]
-        told = [
-            "" if v is None else {True: "t", False: "f"}.get(v, str(v)) if isinstance(v, bool) else str(v)
-            for v in row.values()
-        ]
-        assert told == values
+        assert [told(value) for value in row.values()] == values
+
+
+def told(value: Any) -> str:
+    """As COPY spells it, without quotes."""
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return "" if value is None else str(value)
 
 
 def test_numbers_of_json_have_the_digits_of_the_source() -> None:

@@ -44,7 +44,7 @@ def told(value: Any, separators: Any) -> str:
 
 
 @given(objects=st.lists(OBJECTS, max_size=8), compact=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_each_value_goes_into_the_column_of_its_key(objects: list[Any], compact: bool) -> None:
     separators = (",", ":") if compact else (", ", ": ")
     texts = [None if each is None else json.dumps(each, ensure_ascii=False, separators=separators) for each in objects]

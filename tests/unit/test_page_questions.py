@@ -92,6 +92,7 @@ def test_what_is_wrong_is_named_by_its_field() -> None:
     assert wrong(("limit", "9" * 18)) == {"limit"}
 
 
+several = st.lists(st.sampled_from(["AA", "B6", "UA"]), min_size=2, unique=True)
 texts_of = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0,"), min_size=1, max_size=12)
 raw_filters = st.lists(
     st.one_of(
@@ -146,7 +147,7 @@ def test_the_lines_to_copy_ask_the_same(filters: list[RawFilter]) -> None:
     address = urlsplit(questions.address_line(query, "http://127.0.0.1:8080"))
     found = [each for each in parse_qsl(address.query) if each[0] not in ("fileType", "compression")]
     assert parse_query(SET, filters=filters_from_parameters(found)) == query
-    body = json.loads(shlex.split(questions.curl_line(query, "http://127.0.0.1:8080").replace("\\\n", ""))[-1])
+    body = json.loads(shlex.split(questions.curl_line(query, "http://127.0.0.1:8080", {}).replace("\\\n", ""))[-1])
     assert parse_query(SET, filters=[RawFilter(**each) for each in body.get("filters", [])]) == query
 
 

@@ -278,7 +278,7 @@ def _answer(page: Page, found: Asking, environment: str) -> dict[str, Any]:
         values["asked"] = "Something is missing or wrong in the question."
         first = found.problems[0]
         return {**values, "preview_problem": first.message, "preview_hint": first.hint, "preview_kind": "warn"}
-    values["lines"] = lines(page, query)
+    values["lines"] = lines(page, found.dataset, query)
     try:
         return {**values, **_looked_up(page, found, query)}
     except ExportPipelinesError as error:
@@ -332,13 +332,19 @@ def _counted(page: Page, dataset: DataSetDefinition, query: Query, seen: int) ->
     return {"number": texts.number(exact), "word": "row" if exact == 1 else "rows", "warning": ""}
 
 
-def lines(page: Page, query: Query) -> list[tuple[str, str]]:
-    """The question in the ways in which programs ask it."""
+def lines(page: Page, dataset: DataSetDefinition, query: Query) -> list[tuple[str, str]]:
+    """The question in the ways in which programs ask it; only in those that can say all of it."""
     public = resolve(page.service.spec.public_url).rstrip("/")
+    more = questions.csv_options(dataset, query)
+    if query.environment != page.service.spec.environments[0]:
+        more["environment"] = query.environment
+    curl = ("curl", questions.curl_line(query, public, more))
+    if more:
+        return [curl]
     extension = _EXTENSIONS[query.format.value] + _PACKED[query.compression.value]
     return [
         ("Command line", questions.command_line(query, public, extension)),
-        ("curl", questions.curl_line(query, public)),
+        curl,
         ("Address", questions.address_line(query, public)),
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import quote, urlencode
@@ -92,9 +92,7 @@ def read_form(dataset: DataSetDefinition, pairs: Pairs) -> Form:
         neutralise=_yes(values.get("neutralise_formulas")) if from_page or "neutralise_formulas" in values else None,
     )
     asked = [value for key, value in pairs if key == "columns"]
-    if from_page:
-        form.columns = asked
-    elif asked and (_MARK, _WHOLE) in pairs:
+    if from_page or (asked and (_MARK, _WHOLE) in pairs):
         form.columns = asked
     elif asked:
         form.columns = [name for each in asked for name in each.split(",") if name]
@@ -124,8 +122,9 @@ def _read_parameter(dataset: DataSetDefinition, form: Form, key: str, value: str
     operator = operator if mark else Operator.EQ.value
     if spec is None:
         form.unknown.append((key, value))
-    elif spec.values and operator in (Operator.EQ, Operator.IN):
-        form.chosen.setdefault(name, []).extend(value.split(",") if operator == Operator.IN else [value])
+    elif spec.values and operator in (Operator.EQ, Operator.IN) and name not in form.chosen:
+        # Ticks are alternatives: a second condition besides is a line of its own.
+        form.chosen[name] = value.split(",") if operator == Operator.IN else [value]
     elif operator == Operator.IS_NULL:
         form.conditions.setdefault(name, []).append(Condition(IS_NULL if _yes(value) else NOT_NULL))
     else:
@@ -252,6 +251,12 @@ def _local(value: str, timezone: str) -> str:
     return local.isoformat(timespec="seconds") if exact and not local.microsecond else ""
 
 
+def readable_time(value: str, timezone: str) -> str:
+    """A time in the zone of the data set, with its offset."""
+    local = datetime.fromisoformat(value).astimezone(ZoneInfo(timezone))
+    return local.isoformat(" ", "auto")
+
+
 # Out again
 
 
@@ -282,7 +287,18 @@ def page_address(query: Query) -> str:
     return f"/data/{quote(query.dataset)}?{urlencode(pairs)}"
 
 
-def body(query: Query) -> dict[str, object]:
+def csv_options(dataset: DataSetDefinition, query: Query) -> dict[str, object]:
+    """What is said of CSV beyond what holds without a word: not each way of asking has words for it."""
+    found: dict[str, object] = {}
+    if query.format == "csv":
+        neutral = query.neutralise_formulas
+        found |= {} if neutral == dataset.spec.neutralise_formulas else {"neutralise_formulas": neutral}
+        found |= {} if query.delimiter == "," else {"delimiter": query.delimiter}
+        found |= {"bom": True} if query.bom else {}
+    return found
+
+
+def body(query: Query, more: Mapping[str, object]) -> dict[str, object]:
     """The query as the body of POST /requests."""
     found: dict[str, object] = {"dataset": query.dataset}
     if query.columns:
@@ -292,7 +308,7 @@ def body(query: Query) -> dict[str, object]:
     found |= {"format": query.format.value, "compression": query.compression.value}
     if query.limit is not None:
         found["limit"] = query.limit
-    return found
+    return {**found, **more}
 
 
 def _filter_body(each: Filter) -> dict[str, object]:
@@ -305,9 +321,9 @@ def address_line(query: Query, public_url: str) -> str:
     return f"{public_url}/datasets/{quote(query.dataset)}/export?{urlencode(parameters(query), safe=',')}"
 
 
-def curl_line(query: Query, public_url: str) -> str:
+def curl_line(query: Query, public_url: str, more: Mapping[str, object]) -> str:
     """A line for a shell that asks."""
-    text = shlex.quote(json.dumps(body(query), ensure_ascii=False))
+    text = shlex.quote(json.dumps(body(query, more), ensure_ascii=False))
     return (
         f"curl -sS {shlex.quote(public_url + '/requests')} \\\n"
         '  -H "Authorization: Bearer $EXPORT_PIPELINES_TOKEN" \\\n'

@@ -14,8 +14,8 @@ from export_pipelines.api.pages import datasets, frame, questions, render
 from export_pipelines.api.pages.frame import Page
 from export_pipelines.api.users import REQUEST, may_ask
 from export_pipelines.catalog.requests import RequestRow
-from export_pipelines.specs.dataset import Links
-from export_pipelines.specs.query import Query, describe, filters_of
+from export_pipelines.specs.dataset import DataSetDefinition, FilterType, Links, Operator
+from export_pipelines.specs.query import Filter, Query, describe, filters_of
 from export_pipelines.specs.service import resolve
 
 PAGE_ROWS = 50
@@ -40,12 +40,11 @@ def show(page: Page) -> Response:
         **_panel(page, row),
         **page.told(),
         "title": dataset.title if dataset else row.dataset,
-        "conditions": conditions(row.query),
+        "conditions": conditions(dataset, row.query),
         "change_address": questions.page_address(row.query),
         "events_address": f"/requests/{row.id}/events",
         "panel_address": f"/requests/{row.id}/panel",
-        "run_url": views.run_url(page.service, row.run_id) if row.run_id else "",
-        "lines": datasets.lines(page, row.query),
+        "lines": datasets.lines(page, dataset, row.query) if dataset else [],
     }
     return page.html("request.html", values, here="requests")
 
@@ -116,6 +115,7 @@ def _panel(page: Page, row: RequestRow) -> dict[str, Any]:
         "others": len(names) - 1 if mine else 0,
         "may_cancel": (mine or page.user.operator) and row.cancel_at is None,
         "may_request": page.user.may(REQUEST) and dataset is not None and may_ask(page.user, dataset),
+        "run_url": views.run_url(page.service, row.run_id) if row.run_id else "",
         "download_address": f"/requests/{row.id}/download",
         **_link(page, row),
     }
@@ -138,13 +138,22 @@ def _link(page: Page, row: RequestRow) -> dict[str, Any]:
     return {"link": resolve(page.service.spec.public_url).rstrip("/") + path, "link_word": word}
 
 
-def conditions(query: Query) -> list[str]:
-    """Each filter in words."""
+def conditions(dataset: DataSetDefinition | None, query: Query) -> list[str]:
+    """Each filter in words, times in the zone of the data set."""
     found = []
     for each in query.filters:
-        text = describe(query.model_copy(update={"filters": (each,), "columns": ()}))
+        shown = _readable(dataset, each) if dataset else each
+        text = describe(query.model_copy(update={"filters": (shown,), "columns": ()}))
         found.append(text.removeprefix(f"{query.dataset} where "))
     return found
+
+
+def _readable(dataset: DataSetDefinition, given: Filter) -> Filter:
+    spec = dataset.spec.filters.get(given.name)
+    if spec is None or spec.type is not FilterType.TIMESTAMP or given.operator is Operator.IS_NULL:
+        return given
+    values = [questions.readable_time(value, dataset.spec.timezone) for value in given.values]
+    return given.model_copy(update={"values": tuple(values)})
 
 
 # All

@@ -48,10 +48,10 @@ def size(value: int | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A time span: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d`."""
+    """A time span: `0.4 s`, of whole seconds `4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d`."""
     if value is None:
         return "–"
-    if value < 9.95:
+    if value < 9.95 and isinstance(value, float):
         return f"{max(value, 0):.1f} s"
     whole = round(value)
     if whole < 60:

@@ -1,0 +1,183 @@
+"""A landed file as COPY reads it: its own bytes where they will do, else the records of a parser."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from export_pipelines.errors import ExportPipelinesError, TargetError
+from export_pipelines.specs.load import LoadSpec
+from export_pipelines.steps.load_context import LoadContext
+
+if TYPE_CHECKING:
+    from export_pipelines.formats.parsing import Batch, Parsed
+    from export_pipelines.manifest import LandedManifest
+
+RECORDS = "FORMAT csv, NULL '', ENCODING 'UTF8'"
+"""Options of COPY for the records of a parser."""
+
+_END_OF_DATA = b"\\."
+
+
+@dataclass
+class LandedFile:
+    """A landed file that is being loaded. Each look at it reads it anew."""
+
+    ctx: LoadContext
+    landed: LandedManifest
+    wanted: list[str] | None
+    bytes_read: int = 0
+
+    @property
+    def spec(self) -> LoadSpec:
+        return self.ctx.load.spec
+
+    def parse(self) -> Parsed:
+        """A parser at the file's beginning, its header read.
+
+        Raises:
+            IntegrityError, RequestError: the file is damaged or not what the definition says.
+        """
+        from export_pipelines.formats.parsing import parse
+
+        return parse(self.spec.file, self.wanted, self._open, self.landed.name)
+
+    def _open(self) -> BinaryIO:
+        return self.ctx.store.open(self.landed.file.key)
+
+    def lines(self, ordinals: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """The lines in the file of the records with these numbers, which are sorted, count from 1, and leave out
+        records that cannot be read. Reads the file up to the last of them."""
+        done = 0
+        for batch in self.parse().batches if ordinals else ():
+            if not hasattr(batch, "records"):
+                continue
+            size = _records_in(batch)
+            for ordinal in ordinals[bisect_right(ordinals, done) : bisect_right(ordinals, done + size)]:
+                place = ordinal - done - 1
+                yield ordinal, batch.lines[place] if batch.lines is not None else batch.first_line + place
+            done += size
+            if done >= ordinals[-1]:
+                return
+
+
+def _records_in(batch: Batch) -> int:
+    if batch.lines is not None:
+        return len(batch.lines)
+    # Without a list of lines, each record is a line.
+    return batch.records.count(b"\n")
+
+
+class Feed:
+    """What COPY reads from. Its error is kept, since the driver only tells its text."""
+
+    def __init__(self, pieces: Iterator[bytes], report: Callable[[int], None]) -> None:
+        self._pieces = pieces
+        self._rest: memoryview = memoryview(b"")
+        self._report = report
+        self.error: BaseException | None = None
+
+    def read(self, size: int) -> bytes:
+        try:
+            while not self._rest:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    return b""
+                self._report(len(piece))
+                if len(piece) <= size:
+                    return piece
+                self._rest = memoryview(piece)
+        except BaseException as error:
+            self.error = error
+            raise
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(data)
+
+    def close(self) -> None:
+        with suppress(ValueError, AttributeError):
+            self._pieces.close()  # type: ignore[attr-defined]
+
+
+class NotPlain(ExportPipelinesError):
+    """The file's bytes hold what COPY would read in another way than a parser."""
+
+
+def raw_pieces(parsed: Parsed, *, escapes_end: bool) -> Iterator[bytes]:
+    """The file's own bytes. With `escapes_end` the server takes a line of `\\.` for the end of all: NotPlain then."""
+    tail = b""
+    for piece in parsed.raw():
+        if escapes_end and _END_OF_DATA in tail + piece:
+            raise NotPlain("a line may be the end of data")
+        tail = piece[-1:]
+        yield piece
+
+
+def record_pieces(
+    parsed: Parsed, bad: Callable[[int, str, str | None], None], hashed: frozenset[int], secret: bytes
+) -> Iterator[bytes]:
+    """The records of the parser; `bad` is told line, reason and text of what it cannot read. Columns that must not be
+    stored as they are, are hashed."""
+    if hashed and len(secret) < 16:
+        raise TargetError("`transform: hash` needs a secret", hint="set EXPORT_PIPELINES_SECRET: openssl rand -hex 32")
+    for batch in parsed.batches:
+        if not hasattr(batch, "records"):
+            # Of a file with secret columns, nothing is shown of what cannot be taken apart.
+            bad(batch.line, batch.reason, None if hashed else batch.text)
+        elif hashed:
+            yield _hash_columns(batch.records, hashed, secret)
+        else:
+            yield batch.records
+
+
+def _hash_columns(records: bytes, hashed: frozenset[int], secret: bytes) -> bytes:
+    """The same records with some fields replaced by their HMAC-SHA256; NULL stays NULL."""
+    out: list[bytes] = []
+    for fields in _fields(records):
+        for place in hashed:
+            value = fields[place]
+            if value != b"":
+                text = value[1:-1].replace(b'""', b'"') if value.startswith(b'"') else value
+                fields[place] = hmac.new(secret, text, hashlib.sha256).hexdigest().encode()
+        out.append(b",".join(fields) + b"\n")
+    return b"".join(out)
+
+
+def _fields(records: bytes) -> Iterator[list[bytes]]:
+    """The fields of CSV records as they are written, quotes included, by which NULL and "" differ."""
+    fields: list[bytes] = []
+    start = place = 0
+    while place < len(records):
+        if records[place : place + 1] == b'"':
+            place = _behind_quotes(records, place)
+        else:
+            ends = [end for end in (records.find(b",", place), records.find(b"\n", place)) if end >= 0]
+            place = min(ends) if ends else len(records)
+        fields.append(records[start:place])
+        if records[place : place + 1] != b",":
+            yield fields
+            fields = []
+        place += 1
+        start = place
+        if records[place - 1 : place] == b"," and place == len(records):
+            fields.append(b"")
+            yield fields
+
+
+def _behind_quotes(records: bytes, place: int) -> int:
+    place += 1
+    while True:
+        place = records.index(b'"', place) + 1
+        if records[place : place + 1] != b'"':
+            return place
+        place += 1
+
+
+def header_of(file: LandedFile) -> tuple[tuple[str, ...], bool]:
+    """The file's columns, and whether its own bytes are what COPY reads."""
+    parsed = file.parse()
+    return tuple(parsed.columns), bool(parsed.passthrough)

@@ -1,0 +1,374 @@
+"""One load: the transaction that changes a table and turns its entry of the registry `processed`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from export_pipelines.errors import SourceError, TargetError
+from export_pipelines.sources.postgres import Session
+from export_pipelines.specs.load import Style
+from export_pipelines.sql import quote_identifier
+from export_pipelines.steps.context import Progress
+from export_pipelines.steps.load_columns import Plan, file_columns, make_plan, wanted_columns
+from export_pipelines.steps.load_context import Action, LoadContext, LoadResult
+from export_pipelines.steps.load_fill import Destination, Filler
+from export_pipelines.steps.load_merge import TYPED, Merge, repeated_keys
+from export_pipelines.steps.load_migrations import migrate, migrate_new, pending_migrations
+from export_pipelines.steps.load_quarantine import Quarantine, TooMany
+from export_pipelines.steps.load_reading import LandedFile, header_of
+from export_pipelines.steps.load_shadow import change_blocks, compare, keep, measure
+from export_pipelines.targets import registry, versions, views
+from export_pipelines.targets.names import TableNames
+from export_pipelines.targets.registry import Counts
+from export_pipelines.targets.tables import (
+    FILE_SETTING,
+    TableColumn,
+    add_own_indexes,
+    columns_of,
+    copy_structure,
+    create_version,
+    ensure_companions,
+    patiently,
+    typed_names,
+)
+
+if TYPE_CHECKING:
+    from export_pipelines.manifest import LandedManifest
+
+_ANEW = (Style.REPLACE, Style.SHADOW)
+_ORDERED = (*_ANEW, Style.SNAPSHOT)
+"""Styles whose table is what the newest file holds: an older one comes too late."""
+OWN = ("row_id", "file_id", "raw_id", "valid_from", "valid_to", "removed_at")
+"""Columns which loading adds."""
+
+
+@dataclass
+class _Table:
+    """The version that is worked on."""
+
+    number: int
+    relation: str
+    anew: bool
+    """Whether it was made in this transaction."""
+
+
+class LoadRun:
+    """A load of one file. `run` is done once.
+
+    Crash at any point: the table, the registry and the view are as they were.
+    """
+
+    def __init__(self, ctx: LoadContext, session: Session, landed: LandedManifest, entry: int, *, force: bool) -> None:
+        self._ctx = ctx
+        self._spec = ctx.load.spec
+        self._session = session
+        self._landed = landed
+        self._entry = entry
+        self._force = force
+        self._names = TableNames.of(self._spec.target)
+        self._bytes = 0
+        self.misfits: Quarantine | None = None
+        """What did not fit, for whoever notes the failure."""
+
+    def run(self) -> LoadResult:
+        """Load. Raises what the functions of steps/load.py say; the caller rolls back."""
+        self._migrate()
+        versions.lock(self._session, self._names)
+        state = versions.state(self._session, self._names)
+        if registry.state_of(self._session, self._entry) == "processed" and not self._force:
+            return already(self._session, self._names, self._entry)
+        if self._superseded():
+            return self._ignored(state.current if state else 0)
+        self._session.execute("SELECT set_config(%s, %s, true)", (FILE_SETTING, str(self._entry)))
+        result = self._load(state)
+        self._session.commit()
+        versions.sweep(self._session, self._names, raw=self._spec.raw and self._spec.style in _ANEW)
+        return result
+
+    # Before the load
+
+    def _migrate(self) -> None:
+        """Run what is in ver/ and did not run yet, if there is a table. A transaction of its own, so that readers wait
+        for this only, and not for a load."""
+        if not self._ctx.load.migrations:
+            return
+        versions.lock(self._session, self._names)
+        state = versions.state(self._session, self._names)
+        todo = pending_migrations(self._session, self._names, self._ctx.load.migrations) if state else ()
+        if state and todo:
+            migrate(self._session, self._names, state.current, todo)
+            self._show(state.current)
+            self._session.commit()
+        else:
+            self._session.rollback()
+
+    def _superseded(self) -> bool:
+        late = registry.newer_processed(self._session, self._names.table, self._landed.sequence)
+        return late and self._spec.style in _ORDERED and not self._force
+
+    def _ignored(self, current: int) -> LoadResult:
+        registry.set_ignored(self._session, self._entry, "a newer file is loaded already")
+        self._session.commit()
+        return _result("superseded", self._entry, Counts(table_version=current), "", ())
+
+    # The load
+
+    def _load(self, state: versions.State | None) -> LoadResult:
+        plan, passthrough = self._plan(state)
+        ensure_companions(self._session, self._names, plan.header if self._spec.raw else None)
+        merged = self._spec.style not in (Style.APPEND, *_ANEW)
+        table = self._table(state, plan)
+        filler = Filler(self._session, self._names, self._spec, self._file, plan, passthrough, self._report)
+        self.misfits = filler.misfits
+        try:
+            if merged:
+                action, counts, digest = self._merge(table, plan, filler)
+            elif self._spec.style is Style.APPEND:
+                action, counts, digest = self._append(table, filler)
+            else:
+                action, counts, digest = self._build(table, plan, filler, state)
+        except TooMany:
+            self.misfits = filler.misfits
+            raise filler.misfits.error() from None
+        except TargetError:
+            self.misfits = filler.misfits
+            raise
+        return self._finish(state, table, plan, action, counts, digest)
+
+    def _plan(self, state: versions.State | None) -> tuple[Plan, bool]:
+        names = list(self._spec.columns)
+        types = typed_names(self._session, [column.type for column in self._spec.columns.values()])
+        wanted = wanted_columns(self._spec, dict(zip(names, types, strict=True)))
+        there = None
+        if state and not (self._spec.style in _ANEW and wanted):
+            there = [c for c in columns_of(self._session, self._names.version(state.current)) if c.name not in OWN]
+        self._file = LandedFile(self._ctx, self._landed, file_columns(self._spec, [c.name for c in there or ()]))
+        header, passthrough = header_of(self._file)
+        return make_plan(self._spec, header, wanted, there), passthrough
+
+    def _table(self, state: versions.State | None, plan: Plan) -> _Table:
+        """The table to work on: that of the current version with all columns that it needs, or a new one."""
+        if state and self._spec.style not in _ANEW:
+            table = _Table(state.current, self._names.version(state.current), False)
+            there = {column.name for column in columns_of(self._session, table.relation)}
+            if new := [column for column in (*self._own_columns(), *plan.new) if column.name not in there]:
+                added = ", ".join(f"ADD COLUMN {quote_identifier(c.name)} {c.type}" for c in new)
+                patiently(self._session, lambda: self._session.execute(f"ALTER TABLE {table.relation} {added}"))
+            return table
+        if state is None:
+            self._make_schema()
+        number = (state.last if state else 0) + 1
+        relation = create_version(self._session, self._names, number, [*self._own_columns(), *plan.table])
+        if state is None and self._ctx.load.migrations:
+            todo = pending_migrations(self._session, self._names, self._ctx.load.migrations)
+            migrate_new(self._session, self._names, number, todo)
+        return _Table(number, relation, True)
+
+    def _own_columns(self) -> list[TableColumn]:
+        found = [TableColumn("raw_id", "bigint")] if self._spec.raw else []
+        if self._spec.style is Style.HISTORY:
+            moment = "timestamp with time zone"
+            found += [TableColumn("valid_from", moment), TableColumn("valid_to", moment)]
+        if self._spec.style is Style.SNAPSHOT and self._spec.removal.mark:
+            found.append(TableColumn("removed_at", "timestamp with time zone"))
+        return found
+
+    def _make_schema(self) -> None:
+        if self._session.one("SELECT to_regnamespace(%s)", (quote_identifier(self._names.schema),))[0] is None:
+            self._session.execute(f"CREATE SCHEMA {quote_identifier(self._names.schema)}")
+
+    # Styles
+
+    def _append(self, table: _Table, filler: Filler) -> tuple[Action, Counts, str]:
+        earlier = registry.earlier_entries(
+            self._session, self._names.table, self._landed, same_name=self._spec.revised == "replace"
+        )
+        removed = 0
+        if not table.anew and earlier:
+            listed = ", ".join(map(str, earlier))
+            removed = self._session.change(f"DELETE FROM {table.relation} WHERE file_id IN ({listed})")
+        rows = filler.fill(Destination(table.relation, table.anew, "row_id")).rows
+        filler.misfits.refuse(rows)
+        if table.anew:
+            add_own_indexes(self._session, table.relation, ())
+        return "loaded", self._counted(filler, Counts(rows=rows, added=rows, removed=removed)), ""
+
+    def _build(
+        self, table: _Table, plan: Plan, filler: Filler, state: versions.State | None
+    ) -> tuple[Action, Counts, str]:
+        rows = filler.fill(Destination(table.relation, True, "row_id")).rows
+        rows -= self._drop_repeated(filler, table.relation, "row_id")
+        filler.misfits.refuse(rows)
+        counts = self._counted(filler, Counts(rows=rows, added=rows))
+        if self._spec.style is Style.SHADOW:
+            return self._shadow(table, plan, counts, state)
+        self._index(table, state)
+        return "loaded", counts, ""
+
+    def _shadow(
+        self, table: _Table, plan: Plan, counts: Counts, state: versions.State | None
+    ) -> tuple[Action, Counts, str]:
+        columns = [column.name for column in plan.table]
+        measure(self._session, table.relation, self._spec.key, columns)
+        found = compare(self._session, self._names, state.current if state else None)
+        if state and not found.differing and self._same_columns(table, state):
+            self._give_up(table, state)
+            return "unchanged", replace(counts, added=0), found.digest
+        if state and self._spec.key and found.few and self._same_columns(table, state):
+            old = self._names.version(state.current)
+            more = ["file_id", *(["raw_id"] if self._spec.raw else [])]
+            changed = change_blocks(self._session, old, table.relation, self._spec.key, columns, more, found.differing)
+            self._give_up(table, state)
+            keep(self._session, self._names, state.current)
+            return "upserted", replace(changed, rows=counts.rows, quarantined=counts.quarantined), found.digest
+        self._index(table, state)
+        keep(self._session, self._names, table.number)
+        return "loaded", counts, found.digest
+
+    def _same_columns(self, table: _Table, state: versions.State) -> bool:
+        new, old = (columns_of(self._session, r) for r in (table.relation, self._names.version(state.current)))
+        return {(c.name, c.type) for c in new} == {(c.name, c.type) for c in old}
+
+    def _give_up(self, table: _Table, state: versions.State) -> None:
+        self._session.execute(f"DROP TABLE {table.relation}")
+        table.number, table.relation, table.anew = state.current, self._names.version(state.current), False
+
+    def _index(self, table: _Table, state: versions.State | None) -> None:
+        add_own_indexes(self._session, table.relation, self._spec.key)
+        if state:
+            own = [["row_id"], ["file_id"], list(self._spec.key)]
+            copy_structure(self._session, self._names.version(state.current), table.relation, own)
+
+    def _merge(self, table: _Table, plan: Plan, filler: Filler) -> tuple[Action, Counts, str]:
+        if table.anew:
+            unique = self._spec.key if self._spec.style is not Style.PARTITION else ()
+            where = "WHERE valid_to IS NULL" if self._spec.style is Style.HISTORY else ""
+            add_own_indexes(self._session, table.relation, unique, where)
+        self._make_typed(plan)
+        rows = filler.fill(Destination(TYPED, True, "load ordinal")).rows
+        rows -= self._drop_repeated(filler, TYPED, '"load ordinal"')
+        filler.misfits.refuse(rows)
+        columns = tuple(filled.name for filled in plan.filled)
+        if unfilled := [name for name in self._spec.key if name not in columns]:
+            raise TargetError(f"the file does not fill the key: {', '.join(unfilled)}")
+        fetched = self._landed.fetched.isoformat()
+        merge = Merge(self._session, self._spec, table.relation, columns, self._spec.raw, self._entry, fetched)
+        return "loaded", self._counted(filler, replace(merge.run(), rows=rows)), ""
+
+    def _make_typed(self, plan: Plan) -> None:
+        columns = [
+            f"{quote_identifier(f.name)} {f.column.type}{' NOT NULL' if f.column.not_null else ''}" for f in plan.filled
+        ]
+        own = ['"load ordinal" bigint GENERATED BY DEFAULT AS IDENTITY (CACHE 1000)', "raw_id bigint"]
+        self._session.execute(f'CREATE TEMPORARY TABLE "load typed" ({", ".join([*own, *columns])}) ON COMMIT DROP')
+
+    def _drop_repeated(self, filler: Filler, relation: str, order: str) -> int:
+        """Rows whose key comes again further on do not fit."""
+        if not self._spec.key or self._spec.style is Style.PARTITION:
+            return 0
+        found = repeated_keys(self._session, relation, order, self._spec.key)
+        for number, record in found:
+            key = ", ".join(self._spec.key)
+            filler.misfits.bad_row(number, "", f"its key ({key}) comes again further on", record, None)
+        return len(found)
+
+    def _counted(self, filler: Filler, counts: Counts) -> Counts:
+        filler.misfits.write(self._session, self._names, self._entry)
+        return replace(counts, quarantined=filler.misfits.count)
+
+    # The end
+
+    def _finish(
+        self,
+        state: versions.State | None,
+        table: _Table,
+        plan: Plan,
+        action: Action,
+        counts: Counts,
+        digest: str,
+    ) -> LoadResult:
+        counts = replace(counts, table_version=table.number)
+        last = max(table.number, state.last if state else 0)
+        registry.finish(self._session, self._entry, counts)
+        if table.anew:
+            self._session.execute(f"ANALYZE {table.relation}")
+        total = versions.rows_of(self._session, self._names, table.number) + self._grown(counts)
+        versions.record(self._session, self._names, table.number, total, digest, self._entry)
+        versions.point(self._session, self._names, table.number, last, self._ctx.load.version)
+        if state is None or table.anew or plan.new or state.definition_version != self._ctx.load.version:
+            versions.forget_old(self._session, self._names, table.number, self._spec.target.keep_versions)
+            self._show(table.number)
+        if state is None:
+            views.grant(self._session, self._names, self._spec.target.grants)
+        self._refuse_changed()
+        columns = tuple((c.name, c.type) for c in columns_of(self._session, table.relation) if c.name not in OWN)
+        return _result(action, self._entry, counts, digest, columns)
+
+    def _grown(self, counts: Counts) -> int:
+        """How many rows more the table has."""
+        if self._spec.style is Style.HISTORY:
+            return counts.added + counts.changed
+        marked = self._spec.style is Style.SNAPSHOT and self._spec.removal.mark
+        return counts.added - (0 if marked else counts.removed)
+
+    def _show(self, current: int) -> None:
+        comments = {name: column.description for name, column in self._spec.columns.items() if column.description}
+        if self._spec.description:
+            comments[""] = self._spec.description
+        numbers = versions.kept(self._session, self._names)
+        views.show(self._session, self._names, numbers, current, comments)
+
+    def _refuse_changed(self) -> None:
+        now = self._ctx.current_version() if self._ctx.current_version else self._ctx.load.version
+        if now != self._ctx.load.version:
+            raise TargetError(
+                f"the definition of {self._ctx.load.id} was changed while it was loaded, so nothing was",
+                hint="load again, by the new definition",
+                transient=True,
+            )
+
+    def _report(self, size: int) -> None:
+        self._bytes += size
+        self._ctx.progress(Progress("load", self._ctx.load.id, self._landed.partition, 0, self._bytes))
+
+
+def already(session: Session, names: TableNames, entry: int) -> LoadResult:
+    """What an entry that is processed did."""
+    counts = registry.counts_of(session, entry)
+    relation = names.version(counts.table_version)
+    columns = tuple((c.name, c.type) for c in columns_of(session, relation) if c.name not in OWN)
+    session.rollback()
+    return _result("already", entry, counts, "", columns)
+
+
+def note_failure(session: Session, names: TableNames, entry: int, run: LoadRun | None, error: BaseException) -> None:
+    """Turn the entry `failed`, and put the first of what did not fit into the quarantine, for whoever looks."""
+    session.begin()
+    registry.fail(session, entry, str(error))
+    session.commit()
+    if run is None or run.misfits is None or not run.misfits.count:
+        return
+    session.begin()
+    try:
+        ensure_companions(session, names, None)
+        run.misfits.write(session, names, entry)
+        session.commit()
+    except SourceError:
+        session.rollback()
+
+
+def _result(action: Action, entry: int, counts: Counts, digest: str, columns: Sequence[tuple[str, str]]) -> LoadResult:
+    return LoadResult(
+        action=action,
+        rows=counts.rows,
+        quarantined=counts.quarantined,
+        added=counts.added,
+        changed=counts.changed,
+        removed=counts.removed,
+        table_version=counts.table_version,
+        digest=digest,
+        registry_id=entry,
+        columns=tuple(columns),
+    )

@@ -1,0 +1,142 @@
+"""Entries of operations.datafile_registry: one for each landed file, table and version of the definition."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from export_pipelines.sources.postgres import Session
+
+if TYPE_CHECKING:
+    from export_pipelines.manifest import LandedManifest
+
+_BEGIN = """
+INSERT INTO operations.datafile_registry AS r (source, file_name, state, target_table, landing, sequence, file_version,
+  sha256, partition, definition_version, run_id)
+VALUES (%(source)s, %(file_name)s, 'processing', %(target_table)s, %(landing)s, %(sequence)s, %(file_version)s,
+  %(sha256)s, %(partition)s, %(definition_version)s, %(run_id)s)
+ON CONFLICT (target_table, landing, definition_version) DO UPDATE SET attempts = r.attempts + 1, run_id = %(run_id)s,
+  started_at = now(), updated = now(), error_message = NULL,
+  state = CASE r.state WHEN 'processed' THEN r.state ELSE 'processing' END
+RETURNING id, state
+"""
+
+_FINISH = """
+UPDATE operations.datafile_registry SET state = 'processed', error_message = NULL, updated = now(), rows = %(rows)s,
+  quarantined = %(quarantined)s, added = %(added)s, changed = %(changed)s, removed = %(removed)s,
+  table_version = %(table_version)s
+WHERE id = %(id)s
+"""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a load did to its table, in rows."""
+
+    rows: int = 0
+    quarantined: int = 0
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    table_version: int = 0
+
+
+def landing_id(landed: LandedManifest) -> str:
+    """What identifies a landed file: where it is in its chain, its name, version and content. It does not change when
+    manifests get more fields."""
+    parts = [landed.table, landed.sequence, landed.source, landed.name, landed.version, landed.file.raw_sha256]
+    text = json.dumps([*parts, landed.file.sha256, landed.fetched.isoformat()], ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def begin_entry(
+    session: Session, table: str, landed: LandedManifest, definition_version: str, run_id: str
+) -> tuple[int, str]:
+    """Note that the file is at work, in a transaction of its own; the entry's id and state. One that is `processed`
+    stays so."""
+    session.begin()
+    values = {
+        "source": landed.table,
+        "file_name": landed.name,
+        "target_table": table,
+        "landing": landing_id(landed),
+        "sequence": landed.sequence,
+        "file_version": landed.version,
+        "sha256": landed.file.raw_sha256,
+        "partition": landed.partition,
+        "definition_version": definition_version,
+        "run_id": run_id,
+    }
+    session.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    entry, state = session.one(_BEGIN, values)
+    session.commit()
+    return int(entry), str(state)
+
+
+def state_of(session: Session, entry: int) -> str:
+    """State of an entry, which is locked until the transaction ends."""
+    return str(session.one("SELECT state FROM operations.datafile_registry WHERE id = %s FOR UPDATE", (entry,))[0])
+
+
+def counts_of(session: Session, entry: int) -> Counts:
+    """What the load of an entry did."""
+    columns = "rows, quarantined, added, changed, removed, table_version"
+    found = session.one(f"SELECT {columns} FROM operations.datafile_registry WHERE id = %s", (entry,))
+    return Counts(*(int(value or 0) for value in found))
+
+
+def finish(session: Session, entry: int, counts: Counts) -> None:
+    """Turn the entry `processed`, within the transaction that changed the table."""
+    session.execute(_FINISH, {"id": entry, **counts.__dict__})
+
+
+def fail(session: Session, entry: int, message: str) -> None:
+    """Note a failure, in a transaction that the caller commits. What is processed stays so."""
+    session.execute(
+        "UPDATE operations.datafile_registry SET error_message = %s, updated = now(), "
+        "state = CASE state WHEN 'processing' THEN 'failed' ELSE state END WHERE id = %s",
+        (message.replace("\0", "")[:4000], entry),
+    )
+
+
+def set_ignored(session: Session, entry: int, reason: str) -> None:
+    """Note that a file is not to be loaded, within the caller's transaction."""
+    session.execute(
+        "UPDATE operations.datafile_registry SET state = 'ignored', error_message = %s, updated = now() WHERE id = %s",
+        (reason, entry),
+    )
+
+
+def newer_processed(session: Session, table: str, sequence: int) -> bool:
+    """Whether a file that landed later is in the table."""
+    return bool(
+        session.one(
+            "SELECT EXISTS (SELECT FROM operations.datafile_registry "
+            "WHERE target_table = %s AND sequence > %s AND state = 'processed')",
+            (table, sequence),
+        )[0]
+    )
+
+
+def earlier_entries(session: Session, table: str, landed: LandedManifest, *, same_name: bool) -> list[int]:
+    """Ids of processed entries of the same landed file, or with `same_name` of all files of its name until then."""
+    where = "(landing = %s OR (file_name = %s AND sequence < %s))" if same_name else "landing = %s"
+    values = (landing_id(landed), landed.name, landed.sequence) if same_name else (landing_id(landed),)
+    found = session.execute(
+        f"SELECT id FROM operations.datafile_registry WHERE target_table = %s AND state = 'processed' AND {where}",
+        (table, *values),
+    )
+    return [int(row[0]) for row in found]
+
+
+def settled(session: Session, table: str, landings: Iterable[str]) -> set[str]:
+    """Those of the landed files that are processed or ignored, under any version of the definition."""
+    found = session.execute(
+        "SELECT DISTINCT landing FROM operations.datafile_registry "
+        "WHERE target_table = %s AND landing = ANY(%s) AND state IN ('processed', 'ignored')",
+        (table, list(landings)),
+    )
+    return {str(row[0]) for row in found}

@@ -1,0 +1,133 @@
+"""Which versions of a loaded table there are, and which one is shown."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+
+from export_pipelines.errors import SourceError, TargetError
+from export_pipelines.sources.postgres import Session
+from export_pipelines.targets.names import TableNames
+
+_OLD = """
+SELECT version FROM operations.table_version WHERE target_table = %s AND version <> %s ORDER BY version DESC OFFSET %s
+"""
+
+_TABLES = """
+SELECT relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE nspname = %s AND relkind = 'r' AND starts_with(relname::text, %s)
+"""
+
+
+@dataclass(frozen=True)
+class State:
+    """A table that was loaded before."""
+
+    current: int
+    last: int
+    """The highest number that was ever given."""
+    definition_version: str
+
+
+def lock(session: Session, names: TableNames) -> None:
+    """Begin a transaction in which nobody else changes the table. Waits for who does.
+
+    It is READ COMMITTED: a snapshot that was taken before the wait would not show what the other one did.
+    """
+    session.begin()
+    session.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    session.execute("SELECT pg_advisory_xact_lock(%s)", (names.lock,))
+
+
+def state(session: Session, names: TableNames) -> State | None:
+    """What is known of the table; None before its first load."""
+    found = session.execute(
+        "SELECT current_version, last_version, definition_version FROM operations.loaded_table "
+        "WHERE target_table = %s FOR UPDATE",
+        (names.table,),
+    )
+    return State(*found[0]) if found else None
+
+
+def point(session: Session, names: TableNames, current: int, last: int, definition_version: str) -> None:
+    """Let the view show a version, from the commit on."""
+    session.execute(
+        "INSERT INTO operations.loaded_table (target_table, current_version, last_version, definition_version) "
+        "VALUES (%s, %s, %s, %s) ON CONFLICT (target_table) DO UPDATE SET current_version = excluded.current_version, "
+        "last_version = excluded.last_version, definition_version = excluded.definition_version, updated = now()",
+        (names.table, current, last, definition_version),
+    )
+
+
+def record(session: Session, names: TableNames, number: int, rows: int, digest: str, entry: int) -> None:
+    """Note what a version holds."""
+    session.execute(
+        "INSERT INTO operations.table_version (target_table, version, rows, digest, registry_id) "
+        "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (target_table, version) DO UPDATE SET rows = excluded.rows, "
+        "digest = excluded.digest, registry_id = excluded.registry_id",
+        (names.table, number, rows, digest, entry),
+    )
+
+
+def rows_of(session: Session, names: TableNames, number: int) -> int:
+    """Rows of a version; 0 if it is new."""
+    found = session.execute(
+        "SELECT rows FROM operations.table_version WHERE target_table = %s AND version = %s", (names.table, number)
+    )
+    return int(found[0][0]) if found else 0
+
+
+def kept(session: Session, names: TableNames) -> list[int]:
+    """Numbers of the versions that are kept, in order."""
+    found = session.execute(
+        "SELECT version FROM operations.table_version WHERE target_table = %s ORDER BY version", (names.table,)
+    )
+    return [int(row[0]) for row in found]
+
+
+def forget_old(session: Session, names: TableNames, current: int, keep: int) -> None:
+    """Take versions out of the list, all but the current one and the `keep` newest others. `sweep` drops them."""
+    old = [int(row[0]) for row in session.execute(_OLD, (names.table, current, keep))]
+    for table in ("table_version", "table_block"):
+        session.execute(
+            f"DELETE FROM operations.{table} WHERE target_table = %s AND version = ANY(%s)", (names.table, old)
+        )
+
+
+def sweep(session: Session, names: TableNames, *, raw: bool) -> None:
+    """Drop tables of versions that are no longer kept, in transactions of their own. Those that somebody reads stay
+    for the next time; so does what a crash leaves. With `raw`, raw rows of their files go, too."""
+    with suppress(SourceError):
+        session.begin()
+        if session.one("SELECT pg_try_advisory_xact_lock(%s)", (names.lock,))[0]:
+            _drop_old(session, names, raw)
+            session.commit()
+            return
+    with suppress(SourceError):
+        session.rollback()
+
+
+def _drop_old(session: Session, names: TableNames, raw: bool) -> None:
+    known = set(kept(session, names))
+    found = state(session, names)
+    prefix = f"{names.name}__v"
+    numbers = [row[0].removeprefix(prefix) for row in session.execute(_TABLES, (names.schema, prefix))]
+    old = [int(n) for n in numbers if re.fullmatch(r"[1-9]\d*", n) and int(n) not in known]
+    for number in old:
+        if found and number != found.current:
+            session.execute(f"SET LOCAL lock_timeout = '300ms'; DROP TABLE {names.version(number)}")
+    if raw and old:
+        session.execute(
+            f"DELETE FROM {names.raw} WHERE file_id <> ALL(SELECT registry_id FROM operations.table_version "
+            "WHERE target_table = %s AND registry_id IS NOT NULL)",
+            (names.table,),
+        )
+
+
+def require(session: Session, names: TableNames, number: int) -> None:
+    """Raises TargetError: the version is not kept."""
+    numbers = kept(session, names)
+    if number not in numbers:
+        listed = ", ".join(map(str, numbers)) or "none"
+        raise TargetError(f"{names.table} has no version {number}", hint=f"versions that are kept: {listed}")
