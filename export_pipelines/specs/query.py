@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -298,7 +298,8 @@ def _decimal(text: str, timezone: str) -> str:
     number = Decimal(text.strip())
     if not number.is_finite() or abs(number.adjusted()) > 1_000 or "_" in text:
         raise ValueError
-    plain = format(number.normalize(), "f")
+    # The usual context would round to 28 digits.
+    plain = format(number.normalize(Context(prec=MAX_LENGTH)), "f")
     return "0" if plain == "-0" else plain
 
 

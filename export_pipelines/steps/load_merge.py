@@ -169,7 +169,7 @@ class Merge:
 def repeated_keys(session: Session, relation: str, order: str, key: Sequence[str]) -> list[tuple[int, str]]:
     """Rows whose key comes again further on, by the value of `order`, and their content. The last of each stays."""
     listed = ", ".join(map(quote_identifier, key))
-    if not session.execute(f"SELECT FROM {relation} GROUP BY {listed} HAVING count(*) > 1 LIMIT 1"):
+    if not session.execute(f"SELECT 1 FROM {relation} GROUP BY {listed} HAVING count(*) > 1 LIMIT 1"):
         return []
     found = session.execute(
         f"DELETE FROM {relation} AS t USING (SELECT {order} AS number, row_number() OVER (PARTITION BY {listed} "

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
-from export_pipelines.errors import ExportPipelinesError, TargetError
+from export_pipelines.errors import ExportPipelinesError, IntegrityError, TargetError
+from export_pipelines.formats.parsing import BadRecord, Batch, parse
+from export_pipelines.formats.parsing.base import Parsed
 from export_pipelines.specs.load import LoadSpec
 from export_pipelines.steps.load_context import LoadContext
 
 if TYPE_CHECKING:
-    from export_pipelines.formats.parsing import Batch, Parsed
     from export_pipelines.manifest import LandedManifest
 
 RECORDS = "FORMAT csv, NULL '', ENCODING 'UTF8'"
@@ -31,7 +33,7 @@ class LandedFile:
     ctx: LoadContext
     landed: LandedManifest
     wanted: list[str] | None
-    bytes_read: int = 0
+    _verified: bool = False
 
     @property
     def spec(self) -> LoadSpec:
@@ -43,19 +45,38 @@ class LandedFile:
         Raises:
             IntegrityError, RequestError: the file is damaged or not what the definition says.
         """
-        from export_pipelines.formats.parsing import parse
-
         return parse(self.spec.file, self.wanted, self._open, self.landed.name)
 
     def _open(self) -> BinaryIO:
-        return self.ctx.store.open(self.landed.file.key)
+        stream = self.ctx.store.open(self.landed.file.key)
+        return cast(BinaryIO, stream if self._verified else _Hashed(stream, self._whole))
+
+    def _whole(self, size: int, sha256: str) -> None:
+        """The file was read from its beginning to its end."""
+        if (size, sha256) != (self.landed.file.size, self.landed.file.sha256):
+            raise IntegrityError(
+                f"{self.ctx.store.locate(self.landed.file.key)} is not what landed: its size or SHA-256 differs",
+                hint="land it again",
+            )
+        self._verified = True
+
+    def verify(self) -> None:
+        """Make sure that the file is what landed, if reading it did not show that already.
+
+        Raises:
+            IntegrityError: it was altered or cut off since.
+        """
+        if not self._verified:
+            with self._open() as stream:
+                while stream.read(1 << 20):
+                    pass
 
     def lines(self, ordinals: Sequence[int]) -> Iterator[tuple[int, int]]:
         """The lines in the file of the records with these numbers, which are sorted, count from 1, and leave out
         records that cannot be read. Reads the file up to the last of them."""
         done = 0
         for batch in self.parse().batches if ordinals else ():
-            if not hasattr(batch, "records"):
+            if isinstance(batch, BadRecord):
                 continue
             size = _records_in(batch)
             for ordinal in ordinals[bisect_right(ordinals, done) : bisect_right(ordinals, done + size)]:
@@ -71,6 +92,51 @@ def _records_in(batch: Batch) -> int:
         return len(batch.lines)
     # Without a list of lines, each record is a line.
     return batch.records.count(b"\n")
+
+
+class _Hashed(io.RawIOBase):
+    """A stream that hashes what is read, as long as it is read in order."""
+
+    def __init__(self, stream: IO[bytes], whole: Callable[[int, str], None]) -> None:
+        self._stream = stream
+        self._whole = whole
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._in_order = True
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._in_order = False
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = self._stream.read(-1 if size is None else size)
+        if not self._in_order:
+            return data
+        self._digest.update(data)
+        self._size += len(data)
+        if size and (not data or size < 0):
+            self._in_order = False
+            self._whole(self._size, self._digest.hexdigest())
+        return data
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 class Feed:
@@ -125,7 +191,7 @@ def record_pieces(
     if hashed and len(secret) < 16:
         raise TargetError("`transform: hash` needs a secret", hint="set EXPORT_PIPELINES_SECRET: openssl rand -hex 32")
     for batch in parsed.batches:
-        if not hasattr(batch, "records"):
+        if isinstance(batch, BadRecord):
             # Of a file with secret columns, nothing is shown of what cannot be taken apart.
             bad(batch.line, batch.reason, None if hashed else batch.text)
         elif hashed:
@@ -180,4 +246,7 @@ def _behind_quotes(records: bytes, place: int) -> int:
 def header_of(file: LandedFile) -> tuple[tuple[str, ...], bool]:
     """The file's columns, and whether its own bytes are what COPY reads."""
     parsed = file.parse()
-    return tuple(parsed.columns), bool(parsed.passthrough)
+    try:
+        return parsed.columns, parsed.passthrough
+    finally:
+        parsed.close()

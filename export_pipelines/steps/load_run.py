@@ -69,8 +69,12 @@ class LoadRun:
         self._force = force
         self._names = TableNames.of(self._spec.target)
         self._bytes = 0
-        self.misfits: Quarantine | None = None
+        self._filler: Filler | None = None
+
+    @property
+    def misfits(self) -> Quarantine | None:
         """What did not fit, for whoever notes the failure."""
+        return self._filler.misfits if self._filler else None
 
     def run(self) -> LoadResult:
         """Load. Raises what the functions of steps/load.py say; the caller rolls back."""
@@ -121,7 +125,7 @@ class LoadRun:
         merged = self._spec.style not in (Style.APPEND, *_ANEW)
         table = self._table(state, plan)
         filler = Filler(self._session, self._names, self._spec, self._file, plan, passthrough, self._report)
-        self.misfits = filler.misfits
+        self._filler = filler
         try:
             if merged:
                 action, counts, digest = self._merge(table, plan, filler)
@@ -130,11 +134,7 @@ class LoadRun:
             else:
                 action, counts, digest = self._build(table, plan, filler, state)
         except TooMany:
-            self.misfits = filler.misfits
             raise filler.misfits.error() from None
-        except TargetError:
-            self.misfits = filler.misfits
-            raise
         return self._finish(state, table, plan, action, counts, digest)
 
     def _plan(self, state: versions.State | None) -> tuple[Plan, bool]:
@@ -157,8 +157,6 @@ class LoadRun:
                 added = ", ".join(f"ADD COLUMN {quote_identifier(c.name)} {c.type}" for c in new)
                 patiently(self._session, lambda: self._session.execute(f"ALTER TABLE {table.relation} {added}"))
             return table
-        if state is None:
-            self._make_schema()
         number = (state.last if state else 0) + 1
         relation = create_version(self._session, self._names, number, [*self._own_columns(), *plan.table])
         if state is None and self._ctx.load.migrations:
@@ -174,10 +172,6 @@ class LoadRun:
         if self._spec.style is Style.SNAPSHOT and self._spec.removal.mark:
             found.append(TableColumn("removed_at", "timestamp with time zone"))
         return found
-
-    def _make_schema(self) -> None:
-        if self._session.one("SELECT to_regnamespace(%s)", (quote_identifier(self._names.schema),))[0] is None:
-            self._session.execute(f"CREATE SCHEMA {quote_identifier(self._names.schema)}")
 
     # Styles
 
@@ -302,6 +296,7 @@ class LoadRun:
             self._show(table.number)
         if state is None:
             views.grant(self._session, self._names, self._spec.target.grants)
+        self._file.verify()
         self._refuse_changed()
         columns = tuple((c.name, c.type) for c in columns_of(self._session, table.relation) if c.name not in OWN)
         return _result(action, self._entry, counts, digest, columns)

@@ -36,9 +36,9 @@ CREATE TABLE operations.datafile_registry (
   UNIQUE (target_table, landing, definition_version)
 );
 CREATE INDEX ON operations.datafile_registry (target_table, sequence);
-COMMENT ON TABLE operations.datafile_registry IS 
+COMMENT ON TABLE operations.datafile_registry IS
   'Files that were loaded, or tried to be. An entry turns processed in the transaction that changes its table.';
-COMMENT ON COLUMN operations.datafile_registry.landing IS 
+COMMENT ON COLUMN operations.datafile_registry.landing IS
   'What identifies a landed file: SHA-256 over its place in the chain, name, version and content';
 CREATE TABLE operations.loaded_table (
   target_table text PRIMARY KEY,
@@ -66,7 +66,7 @@ CREATE TABLE operations.table_block (
   digest numeric NOT NULL,
   PRIMARY KEY (target_table, version, block)
 );
-COMMENT ON TABLE operations.table_block IS 
+COMMENT ON TABLE operations.table_block IS
   'Digests of the current version of tables of style shadow, by blocks of their keys';
 CREATE TABLE operations.table_migration (
   target_table text NOT NULL,

@@ -145,7 +145,11 @@ def _plain(session: Session, relation: str) -> str:
 
 
 def ensure_companions(session: Session, names: TableNames, raw: Sequence[str] | None) -> None:
-    """The quarantine, and with `raw` (columns of the file) the table of raw rows, to which new columns are added."""
+    """The schema, the quarantine, and with `raw` (columns of the file) the table of raw rows, to which new columns are added."""
+    schema = quote_identifier(names.schema)
+    # IF NOT EXISTS would want the right to create schemas even where it is there.
+    if session.one("SELECT to_regnamespace(%s) IS NULL", (schema,))[0]:
+        session.execute(f"CREATE SCHEMA {schema}")
     if not exists(session, names.quarantine):
         session.execute(
             f"CREATE TABLE {names.quarantine} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "

@@ -148,7 +148,7 @@ def grant(session: Session, names: TableNames, roles: Sequence[str]) -> None:
         TargetError: there is no such role.
     """
     for role in roles:
-        known = session.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
+        known = session.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
         if not known:
             raise TargetError(f"there is no role {role!r} to grant {names.table} to", hint="create it, or leave it out")
         session.execute(

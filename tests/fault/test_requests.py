@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from psycopg2.extensions import parse_dsn
 
 from export_pipelines.catalog.audit import Actor
 from export_pipelines.local.postgres import Address
@@ -107,7 +108,9 @@ def test_a_cancelled_child_that_hangs_is_killed(project: Served) -> None:
 def test_a_cut_database_connection_is_tried_again_in_the_same_run(proxied: tuple[Served, DatabaseProxy]) -> None:
     made, proxy = proxied
     made.stop()
-    made.start(silent=30, DATABASE_URL=proxy.url)
+    through = parse_dsn(proxy.url)
+    address = "postgresql://{user}:{password}@{host}:{port}/{dbname}?sslmode=disable&gssencmode=disable"
+    made.start(silent=30, DATABASE_URL=address.format(**{"password": "", **through}))
     proxy.hit.clear()
     proxy.statement, proxy.skip, proxy.fault = b"COPY (SELECT", 0, "after"
     row = made.upto(60, "g/slow")

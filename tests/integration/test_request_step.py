@@ -21,7 +21,7 @@ from export_pipelines.local.postgres import Address
 from export_pipelines.specs.query import QueryError, RawFilter
 from export_pipelines.steps.request import RequestCancelled, columns_of, run_request
 from tests.support.asking import RequestKit, request_kit
-from tests.support.servers import new_database
+from tests.support.servers import new_database, run_sql
 from tests.support.tables import run_each
 
 TABLE = """
@@ -52,11 +52,17 @@ FILTERS: dict[str, Any] = {
 }
 
 
+ATTACKS = ["'; DROP TABLE t; --", "' OR 'a'='a", "\\' OR 1=1 --", "%(f0)s", "%s", "$1", "x') UNION SELECT 1 --", "’"]
+
+
 @pytest.fixture(scope="module")
 def rows(postgres: Address) -> Iterator[str]:
     """A database with rows 1 to 10 of a table with columns of many types."""
     with new_database(postgres) as url:
         run_each(url, "CREATE TYPE mood AS ENUM ('glad', 'so so')", TABLE, ROWS)
+        run_each(url, "CREATE TABLE attacks (id int, name text)")
+        for number, value in enumerate(ATTACKS):
+            run_sql(url, "INSERT INTO attacks VALUES (%s, %s)", (number, value))
         yield url
 
 
@@ -69,10 +75,10 @@ def kit(rows: str, one_catalog: str, tmp_path: Path) -> Iterator[RequestKit]:
 
 
 @pytest.fixture
-def own(database: str, own: RequestKit) -> RequestKit:
+def own(database: str, kit: RequestKit) -> RequestKit:
     """The same in a database of the test's own."""
-    own.url = database
-    own.sql("CREATE TYPE mood AS ENUM ('glad', 'so so')", TABLE, ROWS)
+    kit.url = database
+    kit.sql("CREATE TYPE mood AS ENUM ('glad', 'so so')", TABLE, ROWS)
     return kit
 
 
@@ -211,26 +217,12 @@ def test_times_without_an_offset_are_local_to_the_zone_of_the_data_set(kit: Requ
     assert kit.lines("seen=2025-01-03T12:00:00Z") == ["2"]
 
 
-ATTACKS = [
-    "'; DROP TABLE t; --",
-    "' OR 'a'='a",
-    "\\' OR 1=1 --",
-    "%(f0)s",
-    "%s",
-    "$1",
-    "x') UNION SELECT 1 --",
-    "\u2019",
-]
-
-
-@pytest.mark.parametrize("value", ATTACKS)
+@pytest.mark.parametrize("number", range(len(ATTACKS)))
 @pytest.mark.parametrize("operator", ["eq", "contains", "starts_with", "in"])
-def test_sql_in_a_value_stays_a_value(own: RequestKit, value: str, operator: str) -> None:
-    wanted = [value] if operator == "in" else value
-    assert own.lines(RawFilter("name", operator, wanted)) == []
-    quoted = value.replace("'", "''")
-    own.sql(f"INSERT INTO t (id, name) VALUES (77, E'{quoted.replace(chr(92), chr(92) * 2)}')")
-    assert own.lines(RawFilter("name", operator, wanted)) == ["77"]
+def test_sql_in_a_value_stays_a_value(kit: RequestKit, number: int, operator: str) -> None:
+    kit.spec["table"] = "public.attacks"
+    value = ATTACKS[number]
+    assert kit.lines(RawFilter("name", operator, [value] if operator == "in" else value)) == [str(number)]
 
 
 def test_a_filter_may_use_an_index(own: RequestKit) -> None:

@@ -1,0 +1,155 @@
+"""CSV of others as records of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from export_pipelines.errors import IntegrityError, RequestError
+from export_pipelines.formats.parsing.base import (
+    BadRecord,
+    Batch,
+    Batches,
+    Collector,
+    Parsed,
+    checked_columns,
+    encode,
+    shown,
+    too_many_columns,
+)
+from export_pipelines.formats.parsing.csv_scanner import Block, Dialect, Record, Scanner, checked_raw
+from export_pipelines.formats.parsing.decoding import is_utf8, utf8, without_mark
+from export_pipelines.formats.parsing.unpacking import Member
+from export_pipelines.specs.load import FileSpec
+
+
+def parse_csv(spec: FileSpec, columns: Sequence[str] | None, member: Member) -> Parsed:
+    """See `parsing.parse`."""
+    dialect = Dialect.of(spec, member.name)
+    scanner = Scanner(dialect, utf8(member.open(), spec.encoding), spec.max_line_bytes)
+    scanner.skip_lines(spec.skip_rows)
+    first: Record | None = None
+    if spec.header:
+        names = checked_columns(_header(scanner, dialect, spec, member.name), spec.max_columns)
+    elif columns is not None:
+        names = tuple(columns)
+    else:
+        first = _first(scanner, member.name)
+        count = len(_split(dialect, first.data, spec)) if first else 0
+        names = tuple(f"column_{number}" for number in range(1, count + 1))
+    head = [first] if first else []
+    batches = _Reader(dialect, len(names)).batches(chain(head, scanner.blocks()))
+    passthrough = _is_plain(spec, dialect, member)
+    if not passthrough:
+        return Parsed(names, batches)
+    return Parsed(names, batches, True, lambda: _raw(spec, dialect, member))
+
+
+def _is_plain(spec: FileSpec, dialect: Dialect, member: Member) -> bool:
+    """Whether COPY, told delimiter and quote, reads what the parser does."""
+    said = (spec.delimiter.encode(), spec.quote.encode()) == (dialect.delimiter, dialect.quote)
+    if not said or not dialect.quote or dialect.trim or dialect.nulls or spec.skip_rows:
+        return False
+    pieces = member.open()
+    try:
+        return is_utf8(without_mark(pieces, spec.encoding)[1])
+    finally:
+        _close(pieces)
+
+
+def _raw(spec: FileSpec, dialect: Dialect, member: Member) -> Iterator[bytes]:
+    pieces, _ = without_mark(member.open(), spec.encoding)
+    yield from checked_raw(dialect, pieces, spec.max_line_bytes)
+
+
+def _close(pieces: Iterator[bytes]) -> None:
+    close = getattr(pieces, "close", None)
+    if close:
+        close()
+
+
+def _header(scanner: Scanner, dialect: Dialect, spec: FileSpec, name: str) -> list[str | None]:
+    found = _first(scanner, name)
+    if found is None:
+        raise RequestError(f"{name} is empty: it has not even a header", hint="or set `header: false`")
+    return [dialect.value(field) for field in _split(dialect, found.data, spec)]
+
+
+def _first(scanner: Scanner, name: str) -> Record | None:
+    """The first record that is not an empty line."""
+    while (found := scanner.next()) is not None:
+        if isinstance(found, BadRecord):
+            raise IntegrityError(f"{name}: the first record, at line {found.line}, is no CSV: {found.reason}")
+        if found.data:
+            return found
+    return None
+
+
+def _split(dialect: Dialect, record: bytes, spec: FileSpec) -> list[bytes]:
+    # Before it is taken apart: a thousand million columns would not fit into memory.
+    if record.count(dialect.delimiter) >= 16 * spec.max_columns:
+        raise too_many_columns(spec.max_columns)
+    fields = dialect.split(record)
+    if len(fields) > spec.max_columns:
+        raise too_many_columns(spec.max_columns)
+    return fields
+
+
+class _Reader:
+    """Turns what a scanner finds into batches of records with the right number of values."""
+
+    def __init__(self, dialect: Dialect, count: int) -> None:
+        self._dialect = dialect
+        self._count = count
+        self._collected = Collector()
+
+    def batches(self, found: Iterator[Block | Record | BadRecord]) -> Batches:
+        for each in found:
+            if isinstance(each, Block):
+                yield from self._collected.batches()
+                yield from self._block(each)
+                continue
+            bad = each if isinstance(each, BadRecord) else self._take(each)
+            if bad:
+                yield from self._collected.batches()
+                yield bad
+            elif self._collected.full:
+                yield from self._collected.batches()
+        yield from self._collected.batches()
+
+    def _block(self, block: Block) -> Batches:
+        """As a whole if all its lines have as many values as there are columns, else line by line."""
+        plain = self._dialect.plain_block(block.data)
+        if plain is not None and self._count > 1:
+            wanted = self._count - 1
+            lines = plain.split(b"\n")
+            lines.pop()
+            if all(line.count(b",") == wanted for line in lines):
+                yield Batch(block.line, None, plain)
+                return
+        lines = block.data.split(b"\n")
+        lines.pop()
+        for number, line in enumerate(lines, block.line):
+            if bad := self._take(Record(number, line)):
+                yield from self._collected.batches()
+                yield bad
+        yield from self._collected.batches()
+
+    def _take(self, record: Record) -> BadRecord | None:
+        """Note a record, or say what is wrong with it. An empty line is a record of one column only."""
+        if not record.data and self._count != 1:
+            return None
+        if record.data.count(self._dialect.delimiter) < self._count - 1:
+            return self._ragged(record, len(self._dialect.split(record.data)))
+        fields = self._dialect.split(record.data)
+        if len(fields) != self._count:
+            return self._ragged(record, len(fields))
+        if self._dialect.verbatim and record.data != b"\\.":
+            self._collected.add(record.data + b"\n", record.line)
+        else:
+            self._collected.add(encode([self._dialect.value(field) for field in fields]), record.line)
+        return None
+
+    def _ragged(self, record: Record, count: int) -> BadRecord:
+        values = "1 value" if count == 1 else f"{count} values"
+        return BadRecord(record.line, f"it has {values}, and there are {self._count} columns", shown(record.data))

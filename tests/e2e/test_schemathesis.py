@@ -1,0 +1,64 @@
+"""The OpenAPI document against the service itself, by schemathesis: every check that it has, no deviation."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export_pipelines.api.users import SCOPES
+from export_pipelines.local.postgres import Address
+from export_pipelines.local.project import write_dagster_yaml
+from tests.integration.test_api_exports import FILES as TABLES
+from tests.support.api import FILES, answered, ask, caller, ended
+from tests.support.pages import served
+from tests.support.servers import new_database
+
+SETTINGS = """
+    environments: [default, lab]
+    wait_seconds: 1
+    max_pending_per_user: 100000
+    rates:
+      requests_per_user: 1000000/minute
+      requests_per_address: 1000000/minute
+      exports_per_user: 1000000/minute
+      failed_logins_per_address: 1000000/minute
+"""
+CONFIG = """
+# What fits the document may still ask for what there is not: filters and columns are those of a data set.
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", 401, 403, 404, 409, 410, 416, 422]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_service_answers_as_its_document_says(postgres: Address, migrated_database: str, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(CONFIG)
+    with (
+        new_database(postgres) as source,
+        new_database(postgres, migrated_database) as catalog,
+        served(root, source, catalog, lambda port: SETTINGS, {**FILES, **TABLES}) as up,
+        caller(up, "op", *SCOPES) as operator,
+    ):
+        write_dagster_yaml(up.service.settings)
+        told = ask(operator, limit=10)
+        answered(up, told["id"])
+        assert ended(operator, told["id"])["status"] == "Succeeded"
+        command = [
+            str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run",
+            f"{up.url}/openapi.json", "--header", f"Authorization: {operator.headers['Authorization']}",
+            "--checks", "all", "--max-examples", "30", "--max-time", "90", "--seed", "1", "--no-color",
+            "--warnings", "off", "--suppress-health-check", "all", "--request-timeout", "20",
+        ]  # fmt: skip
+        proxyless = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=proxyless, capture_output=True, text=True, timeout=350, check=False
+        )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
