@@ -7,11 +7,22 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import cleanup, export, memory, mysql, partitions, restore, startup, verify
+from benchmarks import cleanup, export, memory, mysql, partitions, requests, restore, startup, verify
 from benchmarks.measure import say
 from benchmarks.server import database, remove_cluster
 
-NAMES = ("export", "cleanup", "partitions", "startup", "memory", "restore", "verify", "mysql", "mysql-memory")
+NAMES = (
+    "export",
+    "cleanup",
+    "partitions",
+    "startup",
+    "memory",
+    "restore",
+    "verify",
+    "mysql",
+    "mysql-memory",
+    "requests",
+)
 
 
 def main() -> None:
@@ -39,6 +50,7 @@ def main() -> None:
                 "verify": lambda: verify.run(base, given.pairs, given.scale),
                 "memory": lambda: memory.run(base, given.most),
                 "mysql": lambda: mysql.run(base, given.pairs, given.rows // 2),
+                "requests": lambda: requests.run(base, given.pairs),
                 "mysql-memory": lambda: mysql.run_memory(base, given.most),
             }
             results = {name: measure[name]() for name in given.names or NAMES}

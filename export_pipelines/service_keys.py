@@ -28,7 +28,7 @@ class ServiceKeys:
     identity: str = field(repr=False)
 
     def key(self, purpose: str) -> bytes:
-        """A key of its own for a purpose: `ids`, `links`, `cookies` or `webhooks`."""
+        """A key of its own for a purpose: `ids`, `links`, `cookies`, `webhooks`, `hawk` or `pages`."""
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 

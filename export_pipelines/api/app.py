@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,7 +11,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from export_pipelines.api import health, problems
-from export_pipelines.api.document import described
+from export_pipelines.api.document import allowed_methods, described
 from export_pipelines.api.guard import Guard
 from export_pipelines.api.launching import TableRuns
 from export_pipelines.api.metrics import Metrics
@@ -18,6 +20,11 @@ from export_pipelines.settings import Settings, load_settings
 
 THREADS = 40
 """Calls that are answered at the same time; more wait their turn."""
+
+REFRESH_SECONDS = 3.0
+"""Between two looks for changed definitions."""
+
+log = logging.getLogger("export_pipelines.api")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -32,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics = Metrics(service)
     app.state.table_runs = TableRuns(service)
     app.state.health = health.Health(service)
-    problems.install(app)
+    problems.install(app, allowed_methods)
     _install_page(app, service)
     app.add_middleware(Guard, service=service, metrics=metrics)
     return app
@@ -54,8 +61,20 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     service: Service = app.state.service
     service.watcher.start()
+    refreshing = asyncio.create_task(_refresh(service))
     try:
         yield
     finally:
+        refreshing.cancel()
         app.state.health.close()
         await anyio.to_thread.run_sync(service.close)
+
+
+async def _refresh(service: Service) -> None:
+    """Take in definitions that have changed, for as long as the service lives."""
+    while True:
+        await asyncio.sleep(REFRESH_SECONDS)
+        try:
+            await anyio.to_thread.run_sync(service.refresh)
+        except Exception:
+            log.exception("the definitions cannot be read anew")

@@ -49,8 +49,8 @@ async def current_user(
     return user
 
 
-async def found_user(request: Request) -> User | None:
-    """Who calls, None if they do not say. Raises as `current_user` does."""
+async def found_user(request: Request, rate: str = "requests_per_user") -> User | None:
+    """Who calls, None if they do not say; counted for a rate. Raises as `current_user` does."""
     service = service_of(request)
     user: User | None
     if "authorization" in request.headers:
@@ -59,7 +59,7 @@ async def found_user(request: Request) -> User | None:
         user = await _by_session(request)
     if user is not None:
         request.state.user = user
-        request.state.left = service.limits.take("requests_per_user", user.name)
+        request.state.left = service.limits.take(rate, user.name)
     return user
 
 

@@ -47,5 +47,9 @@ TAGS = [
     {"name": "requests", "description": "Ask, follow, cancel."},
     {"name": "files", "description": "Downloads."},
     {"name": "tables", "description": "Exports of tables, partition by partition, as runs of Dagster."},
+    {
+        "name": "pages",
+        "description": "Loaded tables that are published, page by page, for clients that sign their calls (HAWK).",
+    },
     {"name": "health", "description": "For those who watch over the service."},
 ]

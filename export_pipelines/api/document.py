@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from export_pipelines import __version__
-from export_pipelines.api import datasets, downloads, exports, health, requests
+from export_pipelines.api import datasets, downloads, exports, health, reading, requests
 from export_pipelines.api.description import DESCRIPTION, SUMMARY, TAGS
 from export_pipelines.api.problems import MEDIA_TYPE
+
+_ROUTERS = tuple(each.router for each in (datasets, requests, downloads, exports, reading, health))
 
 
 class Described(FastAPI):
@@ -49,6 +52,13 @@ def described(**options: Any) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         **options,
     )
-    for each in (datasets, requests, downloads, exports, health):
-        app.include_router(each.router)
+    for each in _ROUTERS:
+        app.include_router(each)
     return app
+
+
+def allowed_methods(path: str) -> set[str]:
+    """Methods that an address of the API knows; Starlette tells those of one route only."""
+    routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    pattern = next((route.path for route in routes if route.path_regex.match(path)), None)
+    return {method for route in routes if route.path == pattern for method in route.methods}

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from export_pipelines import links
 from export_pipelines.api import asking, views
 from export_pipelines.api.auth import Asker, address_of, service_of
-from export_pipelines.api.models import REQUEST_ID
+from export_pipelines.api.models import FILE_CONTENT, REQUEST_ID
 from export_pipelines.api.problems import Problem, responses
 from export_pipelines.catalog.audit import Actor
 from export_pipelines.catalog.requests import RequestFile, RequestRow
@@ -306,9 +306,9 @@ async def _gone(receive: Receive) -> None:
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": FILE_CONTENT,
     },
-    206: {"description": "The part that was asked for with Range."},
+    206: {"description": "The part that was asked for with Range.", "content": FILE_CONTENT},
     304: {"description": "The caller has it already: If-None-Match."},
     307: {"description": "The store itself hands it out, for some minutes, at Location."},
     **responses(409, 410, 416),

@@ -34,8 +34,12 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 
-UNCOUNTED = ("/health/live", "/health/ready")
+UNCOUNTED = ("/health/live", "/health/ready", "/healthcheck")
 """Asked by machines that watch over this one; they count for no limit."""
+
+
+PAGES = "/api/v1/"
+"""Pages of tables, of which a reader takes thousands, have rates of their own."""
 
 
 class Guard:
@@ -79,7 +83,8 @@ class Guard:
         if "\0" in scope["path"] or "\\" in scope["path"]:
             raise Problem(404, "there is nothing at this address")
         if scope["path"] not in UNCOUNTED:
-            left = self._service.limits.take("requests_per_address", scope["client"][0])
+            rate = "pages_per_address" if scope["path"].startswith(PAGES) else "requests_per_address"
+            left = self._service.limits.take(rate, scope["client"][0])
             scope.setdefault("state", {})["left"] = left
 
     async def _body(self, scope: Scope, receive: Receive) -> Receive:

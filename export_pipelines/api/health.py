@@ -47,6 +47,12 @@ class Ready(BaseModel):
     checks: dict[str, Check] = Field(description="catalog, store and worker.")
 
 
+class Healthcheck(BaseModel):
+    """`OK`, or `unavailable`."""
+
+    status: Literal["OK", "unavailable"]
+
+
 class Health:
     """Looks at what is needed, not more often than every two seconds."""
 
@@ -116,6 +122,18 @@ def ready(request: Request) -> Response:
     health: Health = request.app.state.health
     found = health.look()
     return JSONResponse(found.model_dump(), 503 if found.status == "unavailable" else 200)
+
+
+@router.get(
+    "/healthcheck",
+    response_model=Healthcheck,
+    responses={503: {"model": Healthcheck, "description": "Something that is needed is away."}},
+)
+def healthcheck(request: Request) -> Response:
+    """Whether calls can be answered: catalog and store are there. No token is needed, and nothing else is told."""
+    health: Health = request.app.state.health
+    there = health.look().status != "unavailable"
+    return JSONResponse({"status": "OK" if there else "unavailable"}, 200 if there else 503)
 
 
 @router.get(

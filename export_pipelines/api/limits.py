@@ -19,6 +19,8 @@ AUDITED_REFUSALS = "30/minute"
 _TELL = {
     "requests_per_user": "calls of this user",
     "requests_per_address": "calls from this address",
+    "pages_per_user": "pages of this client",
+    "pages_per_address": "pages from this address",
     "exports_per_user": "requests for exports of this user",
     "failed_logins_per_address": "failed logins from this address",
 }

@@ -17,6 +17,22 @@ Scalar = bool | int | float | str
 Value = Scalar | Annotated[list[Scalar], Field(max_length=1000)]
 
 
+MEDIA_TYPES = (
+    "text/csv",
+    "application/json",
+    "application/x-ndjson",
+    "application/vnd.apache.parquet",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "application/gzip",
+    "application/zstd",
+)
+"""What files are."""
+FILE_CONTENT: dict[str, Any] = {
+    each: {"schema": {} if each == "application/json" else {"type": "string", "format": "binary"}}
+    for each in MEDIA_TYPES
+}
+
+
 class FilterIn(BaseModel):
     """One filter."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -122,6 +122,8 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
+        case RequestValidationError():
+            return _invalid(error.errors())
         case QueryError():
             found = [FieldProblem(field=e.field, message=e.message, hint=e.hint) for e in error.problems]
             return Problem(422, error.message, hint=error.hint, errors=found)
@@ -152,8 +154,8 @@ def _inner(error: Exception) -> Problem:
     return Problem(500, "something went wrong inside", hint="tell the operator the reference", reference=reference)
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of an application with a problem."""
+def install(app: FastAPI, allowed: Callable[[str], set[str]]) -> None:
+    """Answer every error of an application with a problem. `allowed` tells the methods that an address knows."""
 
     async def ours(request: Request, error: Exception) -> Response:
         return render(request, problem_of(error))
@@ -161,7 +163,10 @@ def install(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         detail = _TOLD.get(error.status_code) or str(error.detail)
-        return render(request, Problem(error.status_code, detail, headers=error.headers))
+        headers = dict(error.headers or {})
+        if error.status_code == 405 and (methods := allowed(request.url.path)):
+            headers["Allow"] = ", ".join(sorted(methods))
+        return render(request, Problem(error.status_code, detail, headers=headers))
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

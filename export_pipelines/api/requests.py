@@ -14,7 +14,7 @@ from export_pipelines.api import asking, views
 from export_pipelines.api.auth import Asker, Service, User, address_of, service_of
 from export_pipelines.api.downloads import send_file
 from export_pipelines.api.events import events, wait_for_end
-from export_pipelines.api.models import REQUEST_ID, Ask, Name, RequestList, RequestOut, Status
+from export_pipelines.api.models import FILE_CONTENT, REQUEST_ID, Ask, Name, RequestList, RequestOut, Status
 from export_pipelines.api.problems import Problem, responses
 from export_pipelines.api.users import Refused
 from export_pipelines.catalog.requests import RequestRow
@@ -38,9 +38,8 @@ Prefer = Annotated[
     ),
 ]
 
-_FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 KICKED_OFF: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file itself, where `Prefer: wait` was sent and it is small.", "content": _FILE},
+    200: {"description": "The file itself, where `Prefer: wait` was sent and it is small.", "content": FILE_CONTENT},
     202: {"model": RequestOut, "description": "Recorded: follow it at Location."},
 }
 
@@ -149,9 +148,10 @@ def list_requests(
         limit=limit + 1,
     )
     page = rows[:limit]
+    places = service.requests.places() if any(row.state == "pending" for row in page) else {}
     more = request.url.include_query_params(cursor=page[-1].number) if len(rows) > limit else None
     return RequestList(
-        requests=[RequestOut.model_validate(views.status_of(service, row)) for row in page],
+        requests=[RequestOut.model_validate(views.status_of(service, row, places)) for row in page],
         next=f"{more.path}?{more.query}" if more else None,
     )
 
@@ -199,7 +199,7 @@ def cancel_request(request: Request, request_id: RequestId, user: Asker) -> Resp
     responses={
         200: {
             "description": "`progress` after each change, `end` at the end; the data of each is JSON.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {}},
         },
         **responses(),
     },

@@ -18,11 +18,13 @@ from export_pipelines.api.versions import Versions
 from export_pipelines.api.watching import Watcher
 from export_pipelines.catalog.audit import Actor, AuditEntry, write_audit
 from export_pipelines.catalog.downloads import Downloads
+from export_pipelines.catalog.hawk import HawkClients
 from export_pipelines.catalog.pool import CatalogPool
 from export_pipelines.catalog.requests import Queue, Requests
 from export_pipelines.catalog.tokens import Tokens
 from export_pipelines.components.opening import open_resource
 from export_pipelines.components.project import Project, load_project
+from export_pipelines.components.stamp import stamp_of
 from export_pipelines.errors import CatalogError, ExportPipelinesError, SpecErrors
 from export_pipelines.formats.encryption import Keyring
 from export_pipelines.service_keys import IDENTITY, ServiceKeys, load_service_keys
@@ -58,6 +60,7 @@ class Service:
         if not settings.dagster_pg_url:
             raise CatalogError("there is no catalog: no server was started", hint="start it with `export-pipelines up`")
         self.settings = settings
+        self._stamp = stamp_of(settings)
         self.project = project or load_project(settings.root, settings.dsl_path, automations=False)
         if self.project.service_errors:
             raise SpecErrors(self.project.service_errors)
@@ -66,6 +69,7 @@ class Service:
         self.requests = Requests(self.pool)
         self.tokens = Tokens(self.pool)
         self.downloads = Downloads(self.pool)
+        self.hawk = HawkClients(self.pool, self.keys.key("hawk"))
         self.limits = Limits(self.spec.rates)
         self.token_cache = TokenCache(self.tokens)
         self.watcher = Watcher(settings.dagster_pg_url, self.pool.channel, tokens_changed=self.token_cache.forget)
@@ -79,6 +83,22 @@ class Service:
     def spec(self) -> ServiceSpec:
         """What resources/service/defs.yaml says."""
         return self.project.service
+
+    def refresh(self) -> bool:
+        """Read the definitions anew if their files have changed; whether they were. A service document that is broken
+        now changes nothing; rates, proxies and connections to the catalog stay as they were until the next start."""
+        stamp = stamp_of(self.settings)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        project = load_project(self.settings.root, self.settings.dsl_path, automations=False)
+        if project.service_errors:
+            log.warning("the old definitions stay: %s", project.service_errors[0])
+            return False
+        with self._lock:
+            self.project = project
+            self._resources.clear()
+        return True
 
     @cached_property
     def estimates(self) -> Estimates:

@@ -8,10 +8,10 @@ from typing import Literal
 from export_pipelines.errors import RequestError
 from export_pipelines.specs.dataset import DataSetDefinition
 
-READ, REQUEST, EXPORTS, OPERATOR = "read", "request", "exports", "operator"
-SCOPES = (READ, REQUEST, EXPORTS, OPERATOR)
-"""read: see data sets. request: ask, and cancel and download one's own. exports: start runs of tables. operator: all,
-of everybody."""
+READ, REQUEST, EXPORTS, TABLES, OPERATOR = "read", "request", "exports", "tables", "operator"
+SCOPES = (READ, REQUEST, EXPORTS, TABLES, OPERATOR)
+"""read: see data sets. request: ask, and cancel and download one's own. exports: start runs of tables. tables: read
+published tables. operator: all, of everybody."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class User:
     groups: frozenset[str] = frozenset()
     environment: str | None = None
     """The only environment that they may ask in; any when None."""
-    kind: Literal["token", "session", "link", "open"] = "token"
+    kind: Literal["token", "session", "link", "open", "hawk"] = "token"
 
     @property
     def operator(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 _FIRST_RETRY, _LAST_RETRY = 1, 10
 
 
-def status_of(service: Service, row: RequestRow) -> dict[str, Any]:
-    """All that is told of a request, as JSON has it; links are paths."""
-    place = service.requests.place(row) if row.state == "pending" else None
+def status_of(service: Service, row: RequestRow, places: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """All that is told of a request, as JSON has it; links are paths. With `places`, those of all that wait, nothing is
+    asked."""
+    place = _place(service, row, places)
     return {
         "id": row.id,
         "dataset": row.dataset,
@@ -51,7 +53,7 @@ def status_of(service: Service, row: RequestRow) -> dict[str, Any]:
 
 def progress_of(service: Service, row: RequestRow) -> dict[str, Any]:
     """The part of `status_of` that changes while a request is under way."""
-    place = service.requests.place(row) if row.state == "pending" else None
+    place = _place(service, row)
     return {
         "id": row.id,
         "status": row.state.capitalize(),
@@ -63,6 +65,12 @@ def progress_of(service: Service, row: RequestRow) -> dict[str, Any]:
         "eta_seconds": eta_seconds(service, row, place),
         "attempts": row.attempts,
     }
+
+
+def _place(service: Service, row: RequestRow, places: Mapping[str, int] | None = None) -> int | None:
+    if row.state != "pending":
+        return None
+    return service.requests.place(row) if places is None else places.get(row.id, 0)
 
 
 def percent(row: RequestRow) -> int | None:

@@ -311,6 +311,14 @@ class Requests:
         )
         return int(found[0]["n"])
 
+    def places(self) -> dict[str, int]:
+        """How many requests are before each that waits."""
+        found = self._pool.rows(
+            "SELECT id, state, row_number() OVER (ORDER BY state = 'pending', turn, number) - 1 AS place FROM request "
+            "WHERE state IN ('pending', 'processing')"
+        )
+        return {each["id"]: int(each["place"]) for each in found if each["state"] == "pending"}
+
     def takes_part(self, request: str, username: str) -> bool:
         """Whether a user is or was a subscriber."""
         found = self._pool.rows(
@@ -328,7 +336,8 @@ class Requests:
         states = {each["state"]: each for each in found}
         took = self._pool.rows(
             "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)) AS s "
-            "FROM (SELECT started_at, finished_at FROM request WHERE state = 'succeeded' ORDER BY number DESC LIMIT 50) t"
+            "FROM (SELECT started_at, finished_at FROM request WHERE state = 'succeeded' "
+            "ORDER BY number DESC LIMIT 50) AS t"
         )
         waiting = states.get("pending")
         return Queue(

@@ -14,8 +14,10 @@ from export_pipelines.errors import CatalogError, ExportPipelinesError, RequestE
 
 if TYPE_CHECKING:
     from export_pipelines.cli.inspection import TableFindings
+    from export_pipelines.cli.inspection_dataset import DataSetFindings
     from export_pipelines.cli.project import Opened
     from export_pipelines.components.project import Project
+    from export_pipelines.specs.dataset import DataSetDefinition
     from export_pipelines.specs.table import TableDefinition
 
 
@@ -26,8 +28,11 @@ class Findings:
     errors: list[SpecError] = field(default_factory=list)
     warnings: list[SpecError] = field(default_factory=list)
     tables: list[TableFindings] = field(default_factory=list)
+    datasets: list[DataSetFindings] = field(default_factory=list)
     looked_at: int = 0
     """How many tables were to be checked."""
+    asked_of: int = 0
+    """How many data sets were."""
 
 
 @click.command("check")
@@ -35,7 +40,7 @@ class Findings:
 @click.option("--offline", is_flag=True, help="Read the files only; connect to nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def check_command(tables: tuple[str, ...], offline: bool, as_json: bool) -> int:
-    """Check the definitions; without --offline also against the live databases and stores.
+    """Check the definitions; without --offline also against the live databases and stores. A TABLE may be a data set.
 
     Offline: every file of assets/, resources/ and schedules/, and the SQL. Online: connections, rights, columns, how a
     cleanup would prove its rows, what else a deletion would set off, the stores and the catalog. Nothing is changed,
@@ -51,16 +56,22 @@ def check_command(tables: tuple[str, ...], offline: bool, as_json: bool) -> int:
         _check_files(project, tables, found)
     else:
         with opened(automations=True) as project:
-            _check_live(project, _check_files(project, tables, found), found, everything=not tables)
+            sound, datasets = _check_files(project, tables, found)
+            _check_live(project, sound, datasets, found, everything=not tables)
     _tell(found, project, everything=not tables, offline=offline, as_json=as_json)
     return 1 if found.errors else 0
 
 
-def _check_files(project: Opened, names: Sequence[str], found: Findings) -> list[TableDefinition]:
-    """Everything that the files alone show; returns the tables whose SQL is sound."""
+def _check_files(
+    project: Opened, names: Sequence[str], found: Findings
+) -> tuple[list[TableDefinition], list[DataSetDefinition]]:
+    """Everything that the files alone show; returns the tables and data sets whose SQL is sound."""
     from export_pipelines.cli.inspection import check_sql
+    from export_pipelines.cli.inspection_dataset import check_query, named_datasets, service_warnings
 
-    tables, broken = project.named(names)
+    datasets, names_of_tables = named_datasets(project, names)
+    found.asked_of = len(datasets)
+    tables, broken = project.named(names_of_tables) if names_of_tables or not names else ([], [])
     found.looked_at = len(tables)
     found.errors += [error for each in broken for error in each.errors]
     sound = []
@@ -72,9 +83,13 @@ def _check_files(project: Opened, names: Sequence[str], found: Findings) -> list
         found.errors += errors
         if not errors:
             sound.append(table)
+    # The SQL of a table that is a data set, too, was looked at already.
+    wrong = {each.id: check_query(each) for each in datasets if each.id not in project.project.tables}
+    found.errors += [error for errors in wrong.values() for error in errors]
     if not names:
         found.errors += _dagster_errors(project.project)
-    return sound
+        found.warnings += service_warnings(project.settings.root, project.project.service)
+    return sound, [each for each in datasets if not wrong.get(each.id)]
 
 
 def _has_identity(project: Opened, found: Findings) -> bool:
@@ -118,7 +133,14 @@ def _dagster_errors(project: Project) -> list[SpecError]:
     return []
 
 
-def _check_live(project: Opened, tables: Sequence[TableDefinition], found: Findings, *, everything: bool) -> None:
+def _check_live(
+    project: Opened,
+    tables: Sequence[TableDefinition],
+    datasets: Sequence[DataSetDefinition],
+    found: Findings,
+    *,
+    everything: bool,
+) -> None:
     """Connections, then tables on those that answer, then stores and catalog."""
     from export_pipelines.cli.inspection import check_connection
     from export_pipelines.cli.inspection_report import report_connection
@@ -128,10 +150,17 @@ def _check_live(project: Opened, tables: Sequence[TableDefinition], found: Findi
         tables = _without_demo(project, tables, found)
     connections = {key for table in tables for key in connections_of(table)}
     connections |= {key for table in tables if (key := report_connection(table))}
+    # Of a demo that nobody has loaded there is nothing to ask for either.
+    absent = set(project.project.tables) - {table.id for table in tables} if everything else set()
+    datasets = [each for each in datasets if each.id not in absent]
+    connections |= {each.spec.connection for each in datasets}
     if everything:
-        connections |= _keys_of(project.project, "PostgresConnectionResource", "MysqlConnectionResource")
+        connections |= _keys_of(
+            project.project, "PostgresConnectionResource", "MysqlConnectionResource", "OpenSearchResource"
+        )
     dead = {key for key in sorted(connections) if not _passes(project, key, check_connection, found)}
     _check_tables(project, tables, dead, found)
+    _check_datasets(project, datasets, dead, found)
     stores = {key for table in tables for key in (table.spec.store, table.spec.archive)}
     if everything:
         stores |= _keys_of(project.project, "StoreResource")
@@ -163,6 +192,17 @@ def _check_tables(project: Opened, tables: Sequence[TableDefinition], dead: set[
         if _cannot_clean_up(project, table, result):
             found.errors.append(_no_identity(table))
     found.warnings += [resource_error(project.settings.root, key, each) for key, each in sorted(accounts.items())]
+
+
+def _check_datasets(project: Opened, datasets: Sequence[DataSetDefinition], dead: set[str], found: Findings) -> None:
+    """Each data set whose connection answers."""
+    from export_pipelines.cli.inspection_dataset import check_dataset
+
+    for dataset in datasets:
+        if dataset.spec.connection not in dead:
+            result = check_dataset(project.resource(dataset.spec.connection), dataset)
+            found.datasets.append(result)
+            found.errors += result.errors
 
 
 def _without_demo(project: Opened, tables: Sequence[TableDefinition], found: Findings) -> list[TableDefinition]:
@@ -234,6 +274,9 @@ def _tell(found: Findings, project: Opened, *, everything: bool, offline: bool, 
                 "tables": [
                     {"table": each.table.id, "columns": each.columns, "proof": each.proof} for each in found.tables
                 ],
+                "datasets": [
+                    {"dataset": each.dataset.id, "columns": each.columns, "rows": each.rows} for each in found.datasets
+                ],
             }
         )
         return
@@ -241,6 +284,11 @@ def _tell(found: Findings, project: Opened, *, everything: bool, offline: bool, 
         output.table(
             output.columns("table", "#columns", "rows are proved"),
             [[each.table.id, each.columns, each.proof] for each in found.tables],
+        )
+    if found.datasets and not found.errors:
+        output.table(
+            output.columns("data set", "#columns", "#rows, about", "#filters"),
+            [[each.dataset.id, each.columns, each.rows, len(each.dataset.spec.filters)] for each in found.datasets],
         )
     for warning in found.warnings:
         output.warn(_line(warning))
@@ -251,6 +299,8 @@ def _tell(found: Findings, project: Opened, *, everything: bool, offline: bool, 
         click.echo(", ".join(counts), err=True)
         return
     counts = [output.count(found.looked_at, "table")]
+    if found.asked_of:
+        counts.append(output.count(found.asked_of, "data set"))
     if everything:
         counts.append(output.count(len(project.project.resources), "resource"))
         counts.append(output.count(len(project.project.automations), "schedule or sensor", "schedules and sensors"))

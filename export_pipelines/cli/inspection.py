@@ -18,6 +18,7 @@ from export_pipelines.components.tables import stages_of
 from export_pipelines.errors import RequestError, SourceError, SpecError
 from export_pipelines.sources import inspect
 from export_pipelines.sources.mysql import MysqlSource
+from export_pipelines.sources.opensearch import OpenSearchSource
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.documents import DocumentPath
 from export_pipelines.specs.table import CleanupMode, TableDefinition
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from export_pipelines.steps.context import Source
 
 _SECONDS = "30s"
+_CONNECT_SECONDS = 10
 OLDEST_SERVER = 130000
 
 
@@ -247,8 +249,12 @@ class _Inspection:
         self.found.warnings.append(table_error(self.table, message, path, hint))
 
 
-def check_connection(source: Source) -> None:
+def check_connection(source: Source | OpenSearchSource) -> None:
     """Connect. Raises SourceError: it cannot be reached, or is too old."""
+    if isinstance(source, OpenSearchSource):
+        with source.session(timeout=_CONNECT_SECONDS) as search:
+            search.version()
+        return
     if isinstance(source, MysqlSource):
         with source.session() as mysql:
             inspection_mysql.check_server(mysql)

@@ -13,7 +13,7 @@ from export_pipelines.specs.table import TableDefinition
 def table_error(table: TableDefinition, message: str, path: DocumentPath = (), hint: str = "") -> SpecError:
     """An error at a field of a table's defs.yaml; at its select.sql where there is no defs.yaml."""
     file = table.folder / "defs.yaml"
-    for document in _documents(file):
+    for document in documents_of(file):
         if document.type == TABLE_TYPE:
             return document.error(message, path, hint)
     file = file if file.exists() else table.folder / "select.sql"
@@ -23,9 +23,10 @@ def table_error(table: TableDefinition, message: str, path: DocumentPath = (), h
 def resource_error(root: Path, key: str, error: ExportPipelinesError) -> SpecError:
     """An error of a resource, at the document that defines it."""
     for file in sorted((root / "resources").rglob("defs.yaml")):
-        for document in _documents(file):
-            # The catalog is the one document that need not give its key.
-            given = document.attributes.get("resource_key") or ("catalog" if "Catalog" in document.type else None)
+        for document in documents_of(file):
+            # Documents that need not give their key.
+            alone = {"export_pipelines.CatalogDatabase": "catalog", "export_pipelines.Service": "service"}
+            given = document.attributes.get("resource_key") or alone.get(document.type)
             if given == key:
                 return document.error(error.message, ("url",) if "url" in document.attributes else (), error.hint)
     return SpecError(error.message, file=root / "resources", hint=error.hint)
@@ -40,7 +41,8 @@ def line_of(text: str, snippet: str) -> int:
     return 1
 
 
-def _documents(file: Path) -> list[Document]:
+def documents_of(file: Path) -> list[Document]:
+    """The documents of a file; none if it cannot be read."""
     try:
         return load_documents(file) if file.is_file() else []
     except SpecErrors:

@@ -11,6 +11,7 @@ from export_pipelines.cli import output
 
 if TYPE_CHECKING:
     from export_pipelines.cli.project import Opened
+    from export_pipelines.specs.dataset import DataSetDefinition
     from export_pipelines.specs.loader import BrokenFolder
     from export_pipelines.specs.table import PartitionsSpec, TableDefinition
 
@@ -19,24 +20,30 @@ if TYPE_CHECKING:
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_command(tables: tuple[str, ...], as_json: bool) -> None:
-    """List the tables of the project, and the folders that are broken. Nothing is connected to.
+    """List the tables and data sets of the project, and the folders that are broken. Nothing is connected to.
 
     A TABLE is an id, a name, or a pattern such as `sales/*`; without one, all are listed.
     """
+    from export_pipelines.cli.inspection_dataset import named_datasets
     from export_pipelines.cli.project import Opened, read_project
     from export_pipelines.settings import load_settings
 
     settings = load_settings()
-    sound, left_out = Opened(settings, read_project(settings)).named(tables)
+    project = Opened(settings, read_project(settings))
+    datasets, names = named_datasets(project, tables)
+    sound, left_out = project.named(names) if names or not tables else ([], [])
     found = [_described(each) for each in sound]
+    asked = [_described_dataset(each) for each in datasets]
     if as_json:
-        output.as_json({"tables": found, "broken": [_broken(each) for each in left_out]})
+        output.as_json({"tables": found, "datasets": asked, "broken": [_broken(each) for each in left_out]})
         return
-    output.table(
-        output.columns("table", "partitions", "statements", "cleanup", "connection", "store", "archive"),
-        [[each[name] for name in ("table", "partitions", "statements", "cleanup", "connection", "store", "archive")]
-         for each in found],
-    )  # fmt: skip
+    if found or not asked:
+        shown = ("table", "partitions", "statements", "cleanup", "connection", "store", "archive")
+        output.table(output.columns(*shown), [[each[name] for name in shown] for each in found])
+    if asked:
+        shown = ("dataset", "origin", "filters", "formats", "row_limit", "who", "connection")
+        titles = ("data set", "rows of", "filters", "formats", "#rows at most", "who", "connection")
+        output.table(output.columns(*titles), [[_joined(each[name]) for name in shown] for each in asked])
     for broken in left_out:
         output.warn(f"{broken.id} is broken and left out: {broken.errors[0]}")
 
@@ -55,6 +62,27 @@ def _described(table: TableDefinition) -> dict[str, Any]:
         "folder": str(table.folder),
         "version": table.version,
     }
+
+
+def _described_dataset(dataset: DataSetDefinition) -> dict[str, Any]:
+    spec = dataset.spec
+    return {
+        "dataset": dataset.id,
+        "title": dataset.title,
+        "origin": spec.table or spec.index or "select.sql",
+        "columns": list(spec.columns),
+        "filters": list(spec.filters),
+        "formats": [each.value for each in spec.formats],
+        "row_limit": spec.row_limit,
+        "who": list(spec.who),
+        "connection": spec.connection,
+        "folder": str(dataset.folder),
+        "version": dataset.version,
+    }
+
+
+def _joined(value: Any) -> Any:
+    return ", ".join(value) if isinstance(value, list) else value
 
 
 def cadence(spec: PartitionsSpec | None) -> str:

@@ -17,7 +17,7 @@ from export_pipelines.errors import RequestError
 if TYPE_CHECKING:
     from export_pipelines.catalog.tokens import Token, Tokens
 
-_SCOPES = ("read", "request", "exports", "operator")
+_SCOPES = ("read", "request", "exports", "tables", "operator")
 
 
 @click.group("token")
@@ -25,7 +25,8 @@ def token_command() -> None:
     """Make, list and revoke API tokens: `Authorization: Bearer ep_…`.
 
     A token is shown once, when it is made; the catalog keeps its digest only. Scopes: `read` sees data sets, `request`
-    asks for data and downloads one's own, `exports` starts runs of tables, `operator` may do all, with everybody's.
+    asks for data and downloads one's own, `exports` starts runs of tables, `tables` reads published tables, `operator`
+    may do all, with everybody's.
     """
 
 
@@ -57,7 +58,7 @@ def create_command(
 
     until = _until(expires)
     for each in (name, user or name, *groups):
-        _check_name(each)
+        check_name(each)
     with _tokens() as tokens:
         if environment is not None:
             _check_environment(environment)
@@ -65,7 +66,7 @@ def create_command(
             name,
             user or name,
             sorted(set(scopes or ("read", "request"))),
-            Actor(f"cli:{_person()}"),
+            Actor(f"cli:{person()}"),
             groups=sorted(set(groups)),
             environment=environment,
             expires_at=until,
@@ -107,7 +108,7 @@ def revoke_command(token: str) -> None:
     from export_pipelines.catalog.audit import Actor
 
     with _tokens() as tokens:
-        found = tokens.revoke(token, Actor(f"cli:{_person()}"))
+        found = tokens.revoke(token, Actor(f"cli:{person()}"))
     for each in found:
         click.echo(f"token {each.id} ({each.name}) of {each.username} is revoked")
 
@@ -131,7 +132,7 @@ def _tokens() -> Iterator[Tokens]:
             pool.close()
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     if not name or len(name) > 200 or not name.isprintable():
         raise click.UsageError(f"{name!r} is no name")
 
@@ -182,7 +183,7 @@ def _as_dict(token: Token) -> dict[str, object]:
     }
 
 
-def _person() -> str:
+def person() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -17,8 +17,10 @@ import dagster as dg
 
 from export_pipelines import naming
 from export_pipelines.components.dump_job import dump_job
+from export_pipelines.components.load_assets import LoadAssets
 from export_pipelines.components.loading_automations import add_automation
 from export_pipelines.components.loading_datasets import missing_keys, with_encryption, with_engine
+from export_pipelines.components.loading_loads import add_loads
 from export_pipelines.components.opensearch import OpenSearchSpec
 from export_pipelines.components.request_job import DataSetAssets, data_set_assets
 from export_pipelines.components.resources import (
@@ -72,6 +74,8 @@ class Project:
     tables: dict[str, TableAssets] = field(default_factory=dict)
     datasets: dict[str, DataSetDefinition] = field(default_factory=dict)
     """What people may ask for, by id, tables that say so included."""
+    loads: dict[str, LoadAssets] = field(default_factory=dict)
+    """Tables to load, by id."""
     service: ServiceSpec = field(default_factory=ServiceSpec)
     service_errors: list[SpecError] = field(default_factory=list)
     """What is wrong with the service's document: its settings are then not those that somebody wrote, and nothing is to
@@ -97,12 +101,14 @@ class Project:
         own = dg.Definitions(
             assets=[
                 *(asset for each in self.tables.values() for asset in each.assets),
+                *(asset for each in self.loads.values() for asset in each.assets),
                 *(each.asset for each in requests),
                 *(broken_asset(each, self.root) for each in self.broken),
             ],
             asset_checks=[check for _, each in self.automations for check in each.asset_checks or ()],
             jobs=[
                 *self.jobs(),
+                *(each.job for each in self.loads.values()),
                 *(each.job for each in requests),
                 *(job for _, each in self.automations for job in each.jobs or ()),
             ],
@@ -147,6 +153,7 @@ def load_project(root: Path, dsl_path: Path | None = None, *, automations: bool 
         _load_table(project, table)
     for dataset in loaded.datasets.values():
         _load_dataset(project, dataset)
+    add_loads(project, loaded.loads)
     if automations:
         _load_schedules(project)
     return project

@@ -31,33 +31,39 @@ def records(raw: Iterable[bytes], spec: CsvSpec) -> Iterator[list[bytes]]:
         IntegrityError: the last record does not end.
     """
     quote = spec.quote.encode()
-    rest = b""
+    begun: list[bytes] = []
+    odd = False
     for piece in raw:
-        piece = rest + piece
         *lines, rest = piece.split(b"\n")
         # Nearly always no newline stands in quotes; putting lines together again takes five times as long.
-        if quote not in piece or not any(line.count(quote) & 1 for line in lines):
-            yield [line + b"\n" for line in lines]
+        even = quote not in piece or not any(line.count(quote) & 1 for line in lines)
+        if even:
+            if odd or not lines:
+                begun.append(piece)
+            else:
+                lines[0] = b"".join([*begun, lines[0]])
+                begun = [rest]
+                yield [line + b"\n" for line in lines]
+            odd ^= rest.count(quote) & 1 == 1
             continue
-        joined, pending = _join_quoted(lines, quote)
-        rest = pending + rest
+        joined, begun, odd = _join_quoted(begun, lines, rest, odd, quote)
         yield joined
-    if rest:
+    if b"".join(begun):
         raise IntegrityError("the last record of the CSV does not end in a newline")
 
 
-def _join_quoted(lines: list[bytes], quote: bytes) -> tuple[list[bytes], bytes]:
-    """Put lines together again that were cut inside quotes; also return what is still open."""
+def _join_quoted(
+    begun: list[bytes], lines: list[bytes], rest: bytes, odd: bool, quote: bytes
+) -> tuple[list[bytes], list[bytes], bool]:
+    """Put lines together again that were cut inside quotes; also return what is still open, and whether in quotes."""
     joined: list[bytes] = []
-    pending: list[bytes] = []
-    odd = False
     for line in lines:
-        odd ^= line.count(quote) % 2 == 1
-        pending.append(line)
+        odd ^= line.count(quote) & 1 == 1
+        begun.append(line + b"\n")
         if not odd:
-            joined.append(b"\n".join(pending) + b"\n")
-            pending = []
-    return joined, b"".join(line + b"\n" for line in pending)
+            joined.append(b"".join(begun))
+            begun = []
+    return joined, [*begun, rest], odd ^ (rest.count(quote) & 1 == 1)
 
 
 def digest_records(rows: Iterable[bytes]) -> int:

@@ -131,7 +131,8 @@ def _numbers(column: Any, field: Field) -> Any:
 
 # -- reading
 
-_TOKEN = r'("[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"|[^",{}\[\]\x00-\x20]+)'
+# Without going back: of a long text each escape would take memory.
+_TOKEN = r'("[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+"|[^",{}\[\]\x00-\x20]+)'
 
 
 class LineReader:
@@ -207,10 +208,14 @@ def lines_of(raw: Iterable[bytes], *, array: bool) -> Iterator[list[str]]:
     Raises:
         IntegrityError: it ends in the middle, or is not in UTF-8.
     """
-    rest = b""
+    begun: list[bytes] = []
     first, last = True, b""
     for piece in raw:
-        *found, rest = (rest + piece).split(b"\n")
+        if b"\n" not in piece:
+            begun.append(piece)
+            continue
+        *found, rest = b"".join([*begun, piece]).split(b"\n")
+        begun = [rest]
         if array:
             if first and found:
                 first = False
@@ -222,7 +227,7 @@ def lines_of(raw: Iterable[bytes], *, array: bool) -> Iterator[list[str]]:
                 last = found.pop()
             found = [line.removesuffix(b",") for line in found]
         yield _decoded(found)
-    if rest or (array and last != b"]"):
+    if b"".join(begun) or (array and last != b"]"):
         raise IntegrityError("the JSON ends in the middle")
 
 

@@ -6,6 +6,7 @@ for again when its answer was lost. A server that cannot do that is read by a sc
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 from export_pipelines.errors import SourceError
+from export_pipelines.sources.opensearch_errors import source_error
 from export_pipelines.sources.opensearch_json import exact_dumps, exact_loads
 from export_pipelines.sources.postgres import redact
 
@@ -23,7 +25,6 @@ Hit = dict[str, Any]
 Query = Mapping[str, Any]
 
 KEEP_ALIVE = "5m"
-_TRANSIENT = (429, 502, 503, 504)
 _ATTEMPTS = 6
 _FIRST_DELAY = 0.2
 _WATCH_SECONDS = 0.2
@@ -71,6 +72,8 @@ def _client(source: OpenSearchSource) -> Any:
         def dumps(self, data: Any) -> Any:
             return data if isinstance(data, str | bytes) else exact_dumps(data)
 
+    # It warns of each error with a traceback; ours are told by who calls.
+    logging.getLogger("opensearch").setLevel(logging.CRITICAL)
     secured: dict[str, Any] = {"verify_certs": source.verify_certs, "ca_certs": source.ca_file, "ssl_show_warn": False}
     try:
         return OpenSearch(
@@ -100,6 +103,10 @@ class OpenSearchSession:
         with suppress(Exception):
             self._client.close()
         self._worker.shutdown(wait=False)
+
+    def version(self) -> str:
+        """Of the server."""
+        return str(self._ask(lambda: self._client.info(), f"connecting to {self._source.name}")["version"]["number"])
 
     def mappings(self, index: str) -> dict[str, dict[str, Any]]:
         """What the mapping says of each field, by its dotted name, of an index or of all that an alias or pattern
@@ -149,8 +156,9 @@ class OpenSearchSession:
             try:
                 return self._interruptible(call)
             except Exception as error:
-                found = _error(error, doing, self._source.name)
-                last = attempt == _ATTEMPTS or not again
+                found = source_error(error, doing, self._source.name)
+                # What is gone is gone, though another attempt from the beginning may find it.
+                last = attempt == _ATTEMPTS or not again or (found is not None and found.code.startswith("404"))
                 if found is None:
                     raise
                 if last or not found.transient or self._late(delay):
@@ -197,6 +205,22 @@ class _Reader:
         self._doing = f"reading {index!r}"
 
     def read(self) -> Iterator[list[Hit]]:
+        try:
+            yield from self._read()
+        except SourceError as error:
+            # The view of an index that was deleted is gone, too: asking again is of no use then.
+            if error.code.startswith("404") and not self._exists():
+                message = f"{self._doing}: the index is gone"
+                raise SourceError(message, hint="it was deleted, or its name is another one", code="404") from error
+            raise
+
+    def _exists(self) -> bool:
+        try:
+            return bool(self._session._ask(lambda: self._client.indices.exists(index=self._index), self._doing))
+        except SourceError:
+            return True
+
+    def _read(self) -> Iterator[list[Hit]]:
         point = self._point_in_time()
         if point is None:
             yield from self._by_scroll()
@@ -319,45 +343,3 @@ def _flat(properties: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from _flat(told["properties"], f"{prefix}{name}.")
         elif kind != "alias":
             yield prefix + name, {**told, "type": kind or "object"}
-
-
-def _error(error: Exception, doing: str, name: str) -> SourceError | None:
-    """Our error for the client's; None for what is none of its own."""
-    from opensearchpy.exceptions import ConnectionError as Lost
-    from opensearchpy.exceptions import ConnectionTimeout, OpenSearchException, SSLError, TransportError
-
-    if isinstance(error, SSLError):
-        return SourceError(f"{doing}: the certificate of {name} is not accepted", hint="see `ca_file`, `verify_certs`")
-    if isinstance(error, ConnectionTimeout):
-        return SourceError(f"{doing}: no answer from {name} in time", hint="see `timeout_seconds`", transient=True)
-    if isinstance(error, Lost):
-        return SourceError(f"{doing}: {name} is not reachable", hint="is it running?", transient=True)
-    if isinstance(error, TransportError):
-        return _refusal(error, doing)
-    if isinstance(error, OpenSearchException):
-        # An answer that was cut in the middle is no JSON.
-        return SourceError(f"{doing}: an answer that cannot be read", hint="ask again", transient=True)
-    return None
-
-
-def _refusal(error: Any, doing: str) -> SourceError:
-    status = error.status_code if isinstance(error.status_code, int) else 0
-    kind, reason = str(error.error), _reason(error.info)
-    message = f"{doing}: {reason or kind}"
-    if status in (401, 403):
-        return SourceError(message, hint="check user, password and rights of the connection", code=str(status))
-    if "index_not_found" in kind or "index_closed" in kind:
-        return SourceError(message, hint="the index is gone or closed", code=str(status))
-    if "search_context_missing" in str(error.info):
-        return SourceError(f"{doing}: the view of the index is gone", hint="ask again", transient=True, code="404")
-    hint = "ask again" if status in _TRANSIENT else ""
-    code = f"{status} {kind}" if status == 404 else str(status)
-    return SourceError(message, hint=hint, transient=status in _TRANSIENT, code=code)
-
-
-def _reason(info: Any) -> str:
-    told = info.get("error") if isinstance(info, dict) else None
-    if not isinstance(told, dict):
-        return str(told or "")
-    causes = told.get("root_cause") or [told]
-    return str(causes[0].get("reason") or told.get("reason") or "")

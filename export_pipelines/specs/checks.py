@@ -4,7 +4,7 @@ take the whole code location down."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -83,15 +83,20 @@ def _file_problems(document: Document, spec: TableSpec, texts: Mapping[str, str]
         yield document.error("needs `partitions`", ("cumulative",))
 
 
-def dagster_problems(document: Document, spec: TableSpec | DataSetSpec) -> Iterator[SpecError]:
-    """What Dagster would refuse of owners, tags and asset keys."""
-    for number, owner in enumerate(spec.owners):
+def label_problems(document: Document, owners: Sequence[str], tags: Mapping[str, str]) -> Iterator[SpecError]:
+    """What Dagster would refuse of owners and tags."""
+    for number, owner in enumerate(owners):
         if not _OWNER.fullmatch(owner):
             yield document.error("is neither an e-mail address nor `team:name`", ("owners", number))
-    for key, value in spec.tags.items():
+    for key, value in tags.items():
         if not _TAG_KEY.fullmatch(key) or not _TAG_VALUE.fullmatch(value):
             hint = "letters, digits, `_`, `-` and `.`, at most 63; a key may have one `/`"
             yield document.error("is not a tag that Dagster allows", ("tags", key), hint)
+
+
+def dagster_problems(document: Document, spec: TableSpec | DataSetSpec) -> Iterator[SpecError]:
+    """What Dagster would refuse of owners, tags and asset keys."""
+    yield from label_problems(document, spec.owners, spec.tags)
     for number, key in enumerate(spec.depends_on):
         if not all(key.split("/")):
             yield document.error("an asset key is parts joined by `/`, none of them empty", ("depends_on", number))

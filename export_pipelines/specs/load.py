@@ -8,15 +8,18 @@ target. Both are assets.
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.retries import RetrySpec
 from export_pipelines.specs.service import FromVariable, Text
+from export_pipelines.specs.table import PartitionsSpec
 
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]*")
 
@@ -215,12 +218,11 @@ class UploadSource(SpecModel):
 
 
 class TableSource(SpecModel):
-    """Another loaded table, read page by page through the API, or directly: what S3 calls the datasets database."""
+    """Another loaded table, whose rows are copied on, into another database as a rule. A load of it starts this one."""
 
     type: Literal["table"]
     table: str
     """Id (`group/name`) of the loaded table."""
-    through: Literal["database", "api"] = "database"
 
 
 Source = Annotated[
@@ -364,6 +366,16 @@ class QuarantineSpec(SpecModel):
     """A greater share of the file fails the load."""
 
 
+_DAY_WINDOWS = {
+    "morning": "04:00-08:00",
+    "working_hours": "08:00-17:00",
+    "evening": "17:00-22:00",
+    "night": "22:00-04:00",
+}
+_DAY_WINDOW = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
+_UNITS = {"minute": 60, "hour": 3600, "day": 86_400}
+
+
 class DaySpec(SpecModel):
     """Windows of the day in which it runs by itself."""
 
@@ -371,6 +383,33 @@ class DaySpec(SpecModel):
     """`morning` (04:00-08:00), `working_hours` (08:00-17:00), `evening` (17:00-22:00), `night` (22:00-04:00), or
     `HH:MM-HH:MM`. Empty: always."""
     timezone: str = "UTC"
+    """IANA name of their zone."""
+
+    @field_validator("windows")
+    @classmethod
+    def _readable_windows(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            if each not in _DAY_WINDOWS and not _DAY_WINDOW.fullmatch(each):
+                raise ValueError(f"{each!r} is no window of the day; write {', '.join(_DAY_WINDOWS)} or `HH:MM-HH:MM`")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Tallinn") from error
+        return value
+
+    def contains(self, moment: datetime) -> bool:
+        """Whether it runs by itself at a moment (zone-aware). A window whose end is not after its start goes on into
+        the next day."""
+        now = f"{moment.astimezone(ZoneInfo(self.timezone)):%H:%M}"
+        bounds = [_DAY_WINDOWS.get(each, each).split("-") for each in self.windows]
+        return not bounds or any(
+            first <= now < last if first < last else now >= first or now < last for first, last in bounds
+        )
 
 
 class LoadSpec(SpecModel):
@@ -384,6 +423,8 @@ class LoadSpec(SpecModel):
     """The table."""
     style: Style = Style.APPEND
     """How a file changes the table."""
+    partitions: PartitionsSpec | None = None
+    """Windows of time that are pulled one by one, of `database` and `rest` sources which use them."""
     key: tuple[str, ...] = ()
     """Columns of the typed table that tell its rows apart."""
     columns: dict[str, LoadColumn] = {}
@@ -435,8 +476,27 @@ class LoadSpec(SpecModel):
             raise ValueError(f"{value!r} is no pause; write `30 minutes`, `23 hours` or `7 days`")
         return value
 
+    @property
+    def by_file(self) -> bool:
+        """Whether each file is a partition."""
+        return self.source.type in ("folder", "s3", "http", "upload")
+
+    @property
+    def pause(self) -> timedelta:
+        """`keep_pause` as a length."""
+        number, unit = self.keep_pause.split()
+        return timedelta(seconds=int(number) * _UNITS[unit.removesuffix("s")])
+
+    @property
+    def upstream(self) -> tuple[str, ...]:
+        """Ids of all that comes before: `depends`, and the table of a `table` source."""
+        own = (self.source.table,) if isinstance(self.source, TableSource) else ()
+        return tuple(dict.fromkeys((*own, *self.depends)))
+
     @model_validator(mode="after")
     def _consistent(self) -> LoadSpec:
+        if self.partitions and self.source.type not in ("database", "rest"):
+            raise ValueError("`partitions` are for `database` and `rest` sources")
         if self.style in (Style.UPSERT, Style.HISTORY) and not self.key:
             raise ValueError(f"style {self.style.value} needs `key`")
         if (self.style is Style.PARTITION) != (self.partition_by is not None):

@@ -9,6 +9,7 @@ from pathlib import Path
 from export_pipelines import naming
 from export_pipelines.errors import SpecError
 from export_pipelines.specs.dataset import DataSetDefinition
+from export_pipelines.specs.load import LoadDefinition
 from export_pipelines.specs.table import TableDefinition
 
 FILES = ("defs.yaml", "select.sql", "delete.sql")
@@ -37,6 +38,8 @@ class Loaded:
     tables: dict[str, TableDefinition] = field(default_factory=dict)
     datasets: dict[str, DataSetDefinition] = field(default_factory=dict)
     """Those of folders of their own, and by their ids those tables that are data sets, too."""
+    loads: dict[str, LoadDefinition] = field(default_factory=dict)
+    """Tables to load."""
     broken: list[BrokenFolder] = field(default_factory=list)
 
     @property
@@ -47,31 +50,33 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder defines: a table, a data set, or both in one."""
+    """What a folder defines: a table, a data set, both in one, or a table to load."""
 
     table: TableDefinition | None
     dataset: DataSetDefinition | None
+    load: LoadDefinition | None = None
 
     @property
-    def either(self) -> TableDefinition | DataSetDefinition:
+    def either(self) -> TableDefinition | DataSetDefinition | LoadDefinition:
         """What has the folder's name, group and id."""
-        found = self.table or self.dataset
+        found = self.table or self.dataset or self.load
         assert found is not None
         return found
 
 
 def keep_apart(found: Iterable[Found], loaded: Loaded) -> None:
     """Put what was found into `loaded`. Equal ids (case and normalisation aside) break both folders, since nobody can
-    say which is meant; of equal file names the later folder is broken."""
+    say which is meant; of equal file names, and of loads into the same table, the later folder is broken."""
     by_id: dict[str, list[Found]] = {}
     for each in found:
         by_id.setdefault(naming.fold(each.either.id), []).append(each)
     names: dict[tuple[str, str], TableDefinition] = {}
+    targets: dict[tuple[str, str], LoadDefinition] = {}
     for same in by_id.values():
         if len(same) > 1:
             loaded.broken.extend(_twin(each, same) for each in same)
             continue
-        table, dataset = same[0].table, same[0].dataset
+        table, dataset, load = same[0].table, same[0].dataset, same[0].load
         if table is not None:
             first = names.setdefault((table.spec.store, naming.fold(naming.file_pattern(table))), table)
             if first is not table:
@@ -80,11 +85,17 @@ def keep_apart(found: Iterable[Found], loaded: Loaded) -> None:
             loaded.tables[table.id] = table
         if dataset is not None:
             loaded.datasets[dataset.id] = dataset
+        if load is not None:
+            other = targets.setdefault((load.spec.target.connection, load.spec.target.table), load)
+            if other is load:
+                loaded.loads[load.id] = load
+            else:
+                loaded.broken.append(_same_target(load, other))
 
 
 def _twin(each: Found, same: list[Found]) -> BrokenFolder:
     own, other = each.either, next(other.either for other in same if other is not each)
-    what = "table" if each.table else "data set"
+    what = "data set" if each.dataset and not each.table else "table"
     message = f"{what} {own.id!r} is also defined in {other.folder}" + (f" as {other.id!r}" * (other.id != own.id))
     hint = "rename one of the folders; names must differ by more than case"
     return _broken(own, SpecError(message, file=_source(own), hint=hint))
@@ -96,9 +107,14 @@ def _same_files(table: TableDefinition, first: TableDefinition) -> BrokenFolder:
     return _broken(table, SpecError(message, file=_source(table), field="file_name", hint=hint))
 
 
-def _broken(own: TableDefinition | DataSetDefinition, error: SpecError) -> BrokenFolder:
+def _same_target(load: LoadDefinition, first: LoadDefinition) -> BrokenFolder:
+    message = f"loads into {load.spec.target.table}, as {first.id!r} in {first.folder} does"
+    return _broken(load, SpecError(message, file=_source(load), field="target.table", hint="load into another table"))
+
+
+def _broken(own: TableDefinition | DataSetDefinition | LoadDefinition, error: SpecError) -> BrokenFolder:
     return BrokenFolder(own.name, own.group, own.folder, [error])
 
 
-def _source(own: TableDefinition | DataSetDefinition) -> Path:
+def _source(own: TableDefinition | DataSetDefinition | LoadDefinition) -> Path:
     return next((own.folder / name for name in FILES if (own.folder / name).exists()), own.folder)

@@ -20,6 +20,7 @@ from export_pipelines.errors import SpecError, SpecErrors
 from export_pipelines.specs.checks import is_there, problems
 from export_pipelines.specs.dataset_loader import DATASET_TYPE, load_dataset, on_demand
 from export_pipelines.specs.documents import Document, load_documents, read_text, suggest, validate
+from export_pipelines.specs.load_loader import LOAD_TYPE, load_load
 from export_pipelines.specs.loaded import FILES, BrokenFolder, Found, Loaded, keep_apart
 from export_pipelines.specs.table import TableDefinition, TableSpec
 
@@ -138,7 +139,7 @@ def _is_ours(document: Document) -> bool:
 
 def suggest_type(kind: str) -> str:
     """A hint for a type that was meant to be ours."""
-    for known in (TABLE_TYPE, DATASET_TYPE):
+    for known in (TABLE_TYPE, DATASET_TYPE, LOAD_TYPE):
         if kind.rpartition(".")[2].lower() == known.rpartition(".")[2].lower() or suggest(kind, [known.lower()]):
             return f"did you mean {known!r}?"
     return ""
@@ -156,8 +157,8 @@ def _load_folder(folder: _Folder) -> Found:
     """What a folder defines. Raises SpecErrors with all errors."""
     errors = list(folder.errors)
     texts = {name: text for name in FILES[1:] if (text := _sql(folder.path / name, errors)) is not None}
-    if folder.documents and folder.documents[0].type == DATASET_TYPE:
-        return _load_dataset(folder, texts, errors)
+    if folder.documents and folder.documents[0].type in (DATASET_TYPE, LOAD_TYPE):
+        return _load_other(folder, texts, errors)
     spec: TableSpec | None = None
     if folder.documents:
         document, spec = _table_spec(folder.documents, errors)
@@ -180,13 +181,15 @@ def _load_folder(folder: _Folder) -> Found:
     return Found(table, on_demand(table, document))
 
 
-def _load_dataset(folder: _Folder, texts: Mapping[str, str], errors: list[SpecError]) -> Found:
-    """The one document that is a data set, validated."""
+def _load_other(folder: _Folder, texts: Mapping[str, str], errors: list[SpecError]) -> Found:
+    """The one document that is a data set or a table to load, validated."""
     first, *others = folder.documents
     for document in others:
         errors.append(SpecError("a folder holds one table or one data set", file=document.file, line=document.line))
     if errors:
         raise SpecErrors(errors)
+    if first.type == LOAD_TYPE:
+        return Found(None, None, load_load(folder.path, folder.group, first, texts))
     return Found(None, load_dataset(folder.path, folder.group, first, texts, _version(folder.path)))
 
 
@@ -195,7 +198,8 @@ def _table_spec(ours: Sequence[Document], errors: list[SpecError]) -> tuple[Docu
     first = ours[0]
     for document in ours:
         if document.type != TABLE_TYPE:
-            hint = suggest_type(document.type) or f"below assets/ the type is {TABLE_TYPE} or {DATASET_TYPE}"
+            known = f"{TABLE_TYPE}, {DATASET_TYPE} or {LOAD_TYPE}"
+            hint = suggest_type(document.type) or f"below assets/ the type is {known}"
             message = f"unknown type {document.type!r}"
             errors.append(SpecError(message, file=document.file, line=document.line, field="type", hint=hint))
     if len(ours) > 1:

@@ -260,7 +260,7 @@ def canonical(kind: FilterType, raw: object, timezone: str) -> str:
         raise ValueError(f"this is no {kind.value}: a single value of at most {MAX_LENGTH} characters is wanted")
     try:
         return _CANONICAL[kind](text, timezone)
-    except (ValueError, InvalidOperation):
+    except (ValueError, OverflowError, InvalidOperation):
         raise ValueError(f"{text[:100]!r} is no {kind.value}{_EXAMPLES.get(kind, '')}") from None
 
 

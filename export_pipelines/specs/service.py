@@ -49,6 +49,10 @@ class RateSpec(SpecModel):
     """All calls of one user."""
     requests_per_address: str = "1200/minute"
     """All calls from one address."""
+    pages_per_user: str = "6000/minute"
+    """Pages of tables (`/api/v1/`) of one client or user."""
+    pages_per_address: str = "12000/minute"
+    """The same from one address."""
     exports_per_user: str = "120/minute"
     """Requests for exports (POST) of one user."""
     failed_logins_per_address: str = "10/minute"
@@ -140,6 +144,8 @@ class ServiceSpec(SpecModel):
     """How long a signed link is valid."""
     max_pending_per_user: int = Field(default=1_000, ge=1)
     """A user's requests that wait or are at work."""
+    page_rows: int = Field(default=1_000, ge=1, le=10_000)
+    """Rows of a page of a table."""
     max_body_bytes: int = Field(default=64 * 1024, ge=1024)
     """Body of a call."""
     rates: RateSpec = RateSpec()

@@ -69,9 +69,11 @@ class Quarantine:
     def error(self) -> TargetError:
         """Tells the first few with line and column."""
         lines = dict(self._landed.lines(sorted(number for _, number, _, _ in self._first if number)))
+        first = sorted(
+            (line or lines.get(number or 0, 0), column, reason) for line, number, column, reason in self._first
+        )
         told = "; ".join(
-            f"line {line or lines.get(number or 0, '?')}{f', column {column!r}' if column else ''}: {reason}"
-            for line, number, column, reason in self._first
+            f"line {line or '?'}{f', column {column!r}' if column else ''}: {reason}" for line, column, reason in first
         )
         more = " or more" if self.count >= self._spec.max_rows + _SHOWN else ""
         return TargetError(

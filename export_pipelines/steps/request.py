@@ -1,4 +1,4 @@
-"""A request: a question to a data set, answered by a file. Also what is asked of a data set beforehand.
+"""A request: a question to a data set, answered by a file.
 
 One READ ONLY snapshot → records → widened → format → compression → encryption → store → read back and verified. The
 file is nobody's before the catalog knows it (`Requests.succeed`).
@@ -19,13 +19,13 @@ from export_pipelines.formats.compression import EXTENSIONS
 from export_pipelines.formats.encryption import NO_KEYS, Keyring, recipients
 from export_pipelines.formats.fields import Field, fields_of
 from export_pipelines.formats.writers import FormatWriter, extension, media_type, open_writer
-from export_pipelines.manifest import Column
 from export_pipelines.specs.dataset import DataSetDefinition
 from export_pipelines.specs.format import ANY_COLUMN, Compression, CsvSpec, FormatName, FormatSpec
 from export_pipelines.specs.query import Query
 from export_pipelines.specs.service import ServiceSpec
 from export_pipelines.steps.context import Progress, silent
 from export_pipelines.steps.request_files import FOLDER
+from export_pipelines.steps.request_looking import Preview, columns_of, count, estimate, preview
 from export_pipelines.steps.request_reading import Limits, Reading, RequestSource, open_reading
 from export_pipelines.steps.request_widening import Widening, widening
 from export_pipelines.steps.request_writing import AnswerWriter, Layout, Written, verify_answer
@@ -48,7 +48,6 @@ __all__ = [
 
 _BEAT_SECONDS = 0.4
 _WITHOUT_CATALOG_SECONDS = 30.0
-_ESTIMATE_SECONDS = 2.0
 # Below that, rows that are too many are found soon enough while they come.
 _DOUBTFUL = 4
 _MEDIA = {Compression.GZIP: "application/gzip", Compression.ZSTD: "application/zstd"}
@@ -261,86 +260,3 @@ def _key(ctx: RequestContext, row: RequestRow, spec: FormatSpec) -> str:
     name = naming.safe(f"{row.attempts}-{file_name(ctx.dataset, row, spec)}")
     encrypted = naming.AGE if ctx.recipients else ""
     return f"{FOLDER}/{naming.safe(row.environment)}/{naming.safe(row.id)}/{name}{encrypted}"
-
-
-# -- what is asked beforehand
-
-
-@dataclass(frozen=True)
-class Preview:
-    """The first rows of an answer, as text; NULL is None."""
-
-    columns: tuple[Column, ...]
-    rows: list[list[str | None]]
-
-
-def preview(
-    dataset: DataSetDefinition, source: RequestSource, query: Query, rows: int = 20, *, seconds: float = 5
-) -> Preview:
-    """The first rows that a query gives, before any widening.
-
-    Raises:
-        SpecError: the definition does not fit the source. QueryError: a column is not there.
-        SourceError: as it says, also after `seconds`.
-    """
-    records: list[bytes] = []
-    with open_reading(dataset, source, query, _within(seconds)) as reading:
-        columns = reading.columns
-        reading.write(records.extend, rows)
-    return Preview(columns, [_values(record) for record in records[:rows]])
-
-
-def estimate(
-    dataset: DataSetDefinition, source: RequestSource, query: Query, *, seconds: float = _ESTIMATE_SECONDS
-) -> int:
-    """Rows that the source's planner expects; may be far off. Raises SpecError, SourceError."""
-    with open_reading(dataset, source, query, _within(seconds)) as reading:
-        return reading.estimate()
-
-
-def count(
-    dataset: DataSetDefinition,
-    source: RequestSource,
-    query: Query,
-    at_most: int,
-    *,
-    seconds: float = _ESTIMATE_SECONDS,
-) -> int:
-    """Rows of a query, exact up to `at_most`; `at_most + 1` when there are more.
-
-    Raises:
-        SpecError, SourceError: as they say, also after `seconds`: counting may need long where nothing is found.
-    """
-    with open_reading(dataset, source, query, _within(seconds)) as reading:
-        return reading.count(at_most + 1)
-
-
-def columns_of(dataset: DataSetDefinition, source: RequestSource) -> tuple[Column, ...]:
-    """Columns that may be asked for, with their types, before any widening. Raises SpecError, SourceError."""
-    with open_reading(dataset, source, None, _within(_ESTIMATE_SECONDS)) as reading:
-        return reading.columns
-
-
-def _within(seconds: float) -> Limits:
-    return Limits(f"{max(1, round(seconds * 1000))}ms")
-
-
-def _values(record: bytes) -> list[str | None]:
-    """The values of a plain record."""
-    text, place = record.decode().removesuffix("\n"), 0
-    found: list[str | None] = []
-    while True:
-        if text.startswith('"', place):
-            end = place + 1
-            while text.startswith('""', end := text.index('"', end)):
-                end += 2
-            found.append(text[place + 1 : end].replace('""', '"'))
-            place = end + 1
-        else:
-            end = text.find(",", place)
-            end = len(text) if end < 0 else end
-            found.append(text[place:end] or None)
-            place = end
-        if place >= len(text):
-            return found
-        place += 1

@@ -67,11 +67,14 @@ class MysqlReading:
             # GROUP BY … WITH ROLLUP gives NULLs where the server says that there are none.
             found = [replace(column, flags=column.flags & ~NOT_NULL) for column in found]
         self._results = {column.name: column for column in found}
-        self._all = mysql_inspect.types(session, found)
+        self.available = mysql_inspect.types(session, found)
+
+    def misfits(self) -> list[SpecError]:
+        return []
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        return chosen(self._dataset, self._query, self._all)
+        return chosen(self._dataset, self._query, self.available)
 
     def write(self, take: Take, at_most: int) -> None:
         record = text_of([self._results[column.name] for column in self.columns], PLAIN)
@@ -108,10 +111,10 @@ class MysqlReading:
     def _statement(self, columns: str, at_most: int | None, *, ordered: bool = False) -> str:
         """The query of some columns, values bound. All other text in it is that of the definition."""
         values: list[Any] = []
-        found = conditions(self._dataset, self._query, self._all) if self._query else []
+        found = conditions(self._dataset, self._query, self.available) if self._query else []
         where = " AND ".join(_condition(each, values, self._dataset.spec.timezone) for each in found)
         inner = self._select.query
-        sorted_by = [quote_identifier(name) for name in order(self._dataset, self._all)]
+        sorted_by = [quote_identifier(name) for name in order(self._dataset, self.available)]
         if self._select.ordered and not self._select.limited and ordered and not sorted_by:
             # An ORDER BY in a derived table counts only with a LIMIT.
             inner += f"\nLIMIT {_ALL}"

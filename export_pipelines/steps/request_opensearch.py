@@ -43,7 +43,7 @@ class OpenSearchReading:
         self._mapping: dict[str, dict[str, Any]] = (
             {name: {"type": kind} for name, kind in declared.items()} if declared else session.mappings(self._index)
         )
-        self.all = tuple(Column(name=name, type=str(told["type"])) for name, told in self._mapping.items())
+        self.available = tuple(Column(name=name, type=str(told["type"])) for name, told in self._mapping.items())
 
     @property
     def _index(self) -> str:
@@ -51,12 +51,12 @@ class OpenSearchReading:
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        return chosen(self._dataset, self._query, self.all)
+        return chosen(self._dataset, self._query, self.available)
 
     def write(self, take: Take, at_most: int) -> None:
         names = [column.name for column in self.columns]
         limit = min(at_most, self._query.limit) if self._query and self._query.limit else at_most
-        sorted_by = [self._exact(name) for name in order(self._dataset, self.all)]
+        sorted_by = [self._exact(name) for name in order(self._dataset, self.available)]
         fields = [name for name in names if name != "_id"]
         for hits in self._session.pages(self._index, self._clauses(), fields, sorted_by, limit):
             take([_record(hit, names) for hit in hits])
@@ -78,21 +78,21 @@ class OpenSearchReading:
         limit = self._query.limit if self._query and self._query.limit else at_most
         return self._session.count(self._index, self._clauses(), min(at_most, limit))
 
-    def misfits(self) -> list[tuple[str, str, str]]:
-        """Filters by fields that cannot be compared: name, what is wrong, and a hint."""
+    def misfits(self) -> list[SpecError]:
+        """Filters by fields that cannot be compared."""
         found = []
         for name, spec in self._dataset.spec.filters.items():
             try:
                 self._exact(spec.column or name)
             except SpecError as error:
-                found.append((name, error.message, error.hint))
+                found.append(SpecError(error.message, file=error.file, field=f"filters.{name}", hint=error.hint))
         return found
 
     def _clauses(self) -> dict[str, Any]:
         """The query: typed clauses, no query strings."""
         wanted: list[Any] = []
         unwanted: list[Any] = []
-        for each in conditions(self._dataset, self._query, self.all) if self._query else ():
+        for each in conditions(self._dataset, self._query, self.available) if self._query else ():
             clause, negated = _clause(each, self._exact(each.field.name), self._dataset.spec.timezone)
             (unwanted if negated else wanted).append(clause)
             if each.filter.operator is Operator.NE:

@@ -53,12 +53,15 @@ class PostgresReading:
     def __init__(self, session: Session, dataset: DataSetDefinition, query: Query | None) -> None:
         self._session, self._dataset, self._query = session, dataset, query
         self._inner = _select(dataset, session)
-        self._all = inspect.columns(session, self._inner)
+        self.available = inspect.columns(session, self._inner)
+
+    def misfits(self) -> list[SpecError]:
+        return []
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
         # A column of keys and values is read as the JSON that it means.
-        found = chosen(self._dataset, self._query, self._all)
+        found = chosen(self._dataset, self._query, self.available)
         return tuple(Column(name=each.name, type="jsonb") if each.type == "hstore" else each for each in found)
 
     def write(self, take: Take, at_most: int) -> None:
@@ -100,17 +103,17 @@ class PostgresReading:
 
     def _column(self, column: Column) -> str:
         name = quote_identifier(column.name).replace("%", "%%")
-        given = next(each.type for each in self._all if each.name == column.name)
+        given = next(each.type for each in self.available if each.name == column.name)
         return f"hstore_to_jsonb({name}) AS {name}" if given == "hstore" else name
 
     def _statement(self, columns: str, at_most: int | None, *, ordered: bool = False) -> tuple[str, dict[str, Any]]:
         """The query of some columns, and its values. All text in it is that of the definition."""
-        found = conditions(self._dataset, self._query, self._all) if self._query else []
+        found = conditions(self._dataset, self._query, self.available) if self._query else []
         values: dict[str, Any] = {"zone": self._dataset.spec.timezone}
         where = " AND ".join(_condition(each, f"f{number}", values) for number, each in enumerate(found))
         inner = self._inner.replace("%", "%%")
         text = f"SELECT {columns} FROM ({inner}\n) AS {_DATA}" + (f" WHERE {where}" if where else "")
-        sorted_by = [quote_identifier(name).replace("%", "%%") for name in order(self._dataset, self._all)]
+        sorted_by = [quote_identifier(name).replace("%", "%%") for name in order(self._dataset, self.available)]
         if sorted_by and ordered:
             text += f" ORDER BY {', '.join(sorted_by)}"
         limit = _least(at_most, self._query.limit if self._query else None)

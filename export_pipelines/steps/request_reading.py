@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from export_pipelines.errors import SpecError
 from export_pipelines.manifest import Column
 from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.opensearch import OpenSearchSource
@@ -30,6 +31,13 @@ class Limits:
 
 class Reading(Protocol):
     """A query in one snapshot of its source, ready to be read."""
+
+    @property
+    def available(self) -> tuple[Column, ...]:
+        """All columns of the source, whether they may be asked for or not."""
+
+    def misfits(self) -> list[SpecError]:
+        """What else is wrong with the definition's filters, beyond the types of their columns."""
 
     @property
     def columns(self) -> tuple[Column, ...]:

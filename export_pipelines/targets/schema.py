@@ -123,7 +123,11 @@ def _migrate(session: Session) -> None:
 
 
 def _version(session: Session) -> int:
-    if session.one("SELECT to_regclass('operations.loading_version')")[0] is None:
+    # Not to_regclass(): after a wait for a lock it may still say what it said before.
+    if not session.execute(
+        "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE nspname = 'operations' AND relname = 'loading_version'"
+    ):
         return 0
     found = session.execute("SELECT version FROM operations.loading_version")
     return int(found[0][0]) if found else 0

@@ -145,7 +145,7 @@ def _plain(session: Session, relation: str) -> str:
 
 
 def ensure_companions(session: Session, names: TableNames, raw: Sequence[str] | None) -> None:
-    """The schema, the quarantine, and with `raw` (columns of the file) the table of raw rows, to which new columns are added."""
+    """The schema, the quarantine, and with `raw` (columns of the file) the table of raw rows, which new ones widen."""
     schema = quote_identifier(names.schema)
     # IF NOT EXISTS would want the right to create schemas even where it is there.
     if session.one("SELECT to_regnamespace(%s) IS NULL", (schema,))[0]:

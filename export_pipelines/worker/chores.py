@@ -13,6 +13,7 @@ from export_pipelines.catalog.audit import AuditLog
 from export_pipelines.components.opening import open_resource
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.service_keys import load_service_keys
+from export_pipelines.steps.request_files import expire_requests, sweep_requests
 from export_pipelines.worker.context import Context
 from export_pipelines.worker.notices import Notifier
 from export_pipelines.worker.sweeper import Kill, Sweeper
@@ -20,6 +21,7 @@ from export_pipelines.worker.sweeper import Kill, Sweeper
 _SWEEP_SECONDS = 2.0
 _NOTICE_SECONDS = 1.0
 _EXPIRY_SECONDS = 30.0
+_FILES_SECONDS = 600.0
 _FORGET_SECONDS = 3600.0
 _AUDIT_SECONDS = 24 * 3600.0
 
@@ -48,6 +50,7 @@ class Chores:
             _Chore("sweeping", _SWEEP_SECONDS, self._sweeper.sweep),
             _Chore("notices", _NOTICE_SECONDS, self._tell),
             _Chore("expiry", _EXPIRY_SECONDS, self._expire),
+            _Chore("sweeping of files", _FILES_SECONDS, self._sweep_files),
             _Chore("forgetting", _FORGET_SECONDS, self._forget),
             _Chore("audit log", _AUDIT_SECONDS, self._keep_audit),
         ]
@@ -124,11 +127,12 @@ class Chores:
             before.close()
 
     def _expire(self) -> None:
-        from export_pipelines.steps.request_expiry import expire_requests, sweep_requests
+        if gone := expire_requests(self._store(), self._context.requests):
+            self._context.say(f"the files of {len(gone)} requests have expired")
 
-        store = self._store()
-        for each in (expire_requests, sweep_requests):
-            each(store, self._context.requests)
+    def _sweep_files(self) -> None:
+        if swept := sweep_requests(self._store(), self._context.requests):
+            self._context.say(f"{len(swept)} files of attempts that broke off are removed")
 
     def _store(self) -> Any:
         return open_resource(self._context.project.resources, self._context.service.store)

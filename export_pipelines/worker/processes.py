@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from export_pipelines.components.stamp import Stamp, stamp_of
 from export_pipelines.settings import Settings
 from export_pipelines.worker.lines import Lines
-from export_pipelines.worker.stamp import Stamp, stamp_of
 
 _AGAIN_SECONDS = (0.0, 1.0, 5.0, 15.0)
 """Waits before a warm process that ended by itself is started anew, by how often in a row."""

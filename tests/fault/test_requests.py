@@ -12,7 +12,9 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from export_pipelines.catalog.audit import Actor
+from export_pipelines.formats.csv import copy_options
 from export_pipelines.local.postgres import Address
+from export_pipelines.specs.format import PLAIN
 from tests.support.proxy import DatabaseProxy, database_proxy
 from tests.support.served import ENDED, Served, children_of, served, until
 from tests.support.servers import new_database, run_sql
@@ -112,7 +114,7 @@ def test_a_cut_database_connection_is_tried_again_in_the_same_run(proxied: tuple
     address = "postgresql://{user}:{password}@{host}:{port}/{dbname}?sslmode=disable&gssencmode=disable"
     made.start(silent=30, DATABASE_URL=address.format(**{"password": "", **through}))
     proxy.hit.clear()
-    proxy.statement, proxy.skip, proxy.fault = b"COPY (SELECT", 0, "after"
+    proxy.statement, proxy.skip, proxy.fault = f") TO STDOUT WITH ({copy_options(PLAIN)})".encode(), 0, "after"
     row = made.upto(60, "g/slow")
     answered_once(made, row.id, 60)
     assert proxy.hit.is_set()

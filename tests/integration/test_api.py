@@ -339,3 +339,27 @@ def test_metrics_count_calls_by_their_pattern_and_want_a_token(api: Served) -> N
     assert float(line.rpartition(" ")[2]) >= 1
     assert "export_pipelines_catalog_up 1.0" in text and 'export_pipelines_requests{state="pending"}' in text
     assert "export_pipelines_oldest_pending_seconds" in text and "bbbb" not in text
+
+
+def test_a_new_folder_is_a_new_data_set_without_a_restart(api: Served) -> None:
+    with caller(api) as ann:
+        problem(ann.get("/datasets/fresh"), 404)
+        api.folder.write(
+            "assets/demo/fresh/defs.yaml", "type: export_pipelines.DataSet\nattributes: {table: public.flights}\n"
+        )
+        deadline = time.monotonic() + 20
+        while ann.get("/datasets/fresh").status_code == 404:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (api.folder.root / "assets/demo/fresh/defs.yaml").unlink()
+        assert api.service.refresh() or ann.get("/datasets/fresh").status_code == 404
+
+
+def test_a_service_document_that_is_broken_later_changes_nothing(api: Served) -> None:
+    file = api.folder.root / "resources/service/defs.yaml"
+    before = file.read_text()
+    file.write_text("type: export_pipelines.Service\nattributes: {concurency: 3}\n")
+    try:
+        assert not api.service.refresh() and api.service.spec.environments == ("default", "lab")
+    finally:
+        file.write_text(before)

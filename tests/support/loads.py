@@ -39,7 +39,9 @@ class LoadKit:
 
     @property
     def context(self) -> LoadContext:
-        return LoadContext(self.definition, PostgresSource(self.url), self.store, "run", secret=self.secret, **self.options)
+        return LoadContext(
+            self.definition, PostgresSource(self.url), self.store, "run", secret=self.secret, **self.options
+        )
 
     @property
     def definition(self) -> LoadDefinition:

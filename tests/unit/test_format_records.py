@@ -121,7 +121,7 @@ def test_a_cell_may_have_a_hundred_megabytes(name: str) -> None:
 @pytest.mark.parametrize("name", ["json", "jsonl", "parquet", "excel"])
 def test_a_damaged_file_is_an_error_that_says_so(name: str) -> None:
     spec = layout(name)
-    data = written(spec, SIX, [b"1,t,0.100,a,2025-01-01,b\n"] * 50)[0]
+    data = written(spec, SIX, [b"1,t,0.100,a,2025-01-01,b\n"] * 51)[0]
     middle = len(data) // 2
     # Two of its bytes, and not of a value that may have any.
     changed = data[:middle] + b"\0{" + data[middle + 2 :]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 from export_pipelines.errors import IntegrityError, RequestError
 from export_pipelines.formats.parsing.base import BadRecord, shown
@@ -76,6 +77,12 @@ class Dialect:
             return record.split(self.delimiter)
         return self._each.findall(record)
 
+    def count(self, record: bytes, most: int) -> int:
+        """How many values a record has. Of more than `most` it is not told how many more, where that takes memory."""
+        if not self.quote or self.quote not in record:
+            return record.count(self.delimiter) + 1
+        return sum(1 for _ in islice(self._each.finditer(record), most + 1))
+
     def value(self, field: bytes) -> str | None:
         """What a field says. Raises UnicodeDecodeError."""
         if self.trim:
@@ -103,7 +110,9 @@ class Dialect:
 
     @cached_property
     def _null_words(self) -> re.Pattern[bytes]:
-        words = b"|".join(re.escape(word.encode()) for word in sorted(self.nulls, key=len, reverse=True) if word)
+        # A word with a comma would be two values here.
+        fit = [word for word in self.nulls if word and not set(word) & set(",\r\n")]
+        words = b"|".join(re.escape(word.encode()) for word in sorted(fit, key=len, reverse=True))
         return re.compile(rb"(?<=[,\n])(?:" + words + rb")(?=[,\n])" if words else rb"(?!)")
 
 
@@ -216,13 +225,17 @@ class Scanner:
 
     def _is_open(self, stop: int) -> bool:
         """Whether at `stop` a quoted value begins which the buffer does not end."""
-        before = self._buffer[self._place : stop].rstrip(b" \t") if self._dialect.trim else self._buffer[:stop]
-        start = stop == self._place or not before or before.endswith(self._dialect.delimiter)
-        return start and self._buffer[stop : stop + 1] == self._dialect.quote and bool(self._dialect.quote)
+        if not self._dialect.quote or self._buffer[stop : stop + 1] != self._dialect.quote:
+            return False
+        before = stop
+        while self._dialect.trim and before > self._place and self._buffer[before - 1 : before] in (b" ", b"\t"):
+            before -= 1
+        return before == self._place or self._buffer[before - 1 : before] == self._dialect.delimiter
 
     def _took(self, data: bytes, end: int) -> Record | BadRecord:
         line = self.line
-        self._advance(end)
+        self._place = end
+        self.line += 1 + (len(_LINE_END.findall(data)) if self._dialect.quote and self._dialect.quote in data else 0)
         if b"\0" in data:
             return BadRecord(line, "it has a NUL byte", shown(data))
         if not data.isascii():
@@ -269,7 +282,7 @@ class Scanner:
         return match.end()
 
     def _more(self) -> bool:
-        """Read on, at least as much as is left: a long record is not looked at again for each piece. False at the end."""
+        """Read on, at least as much as is left: a long record is not looked at for each piece. False at the end."""
         if self._ended:
             return False
         rest = [self._buffer[self._place :]]

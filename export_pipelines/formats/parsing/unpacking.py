@@ -22,7 +22,13 @@ _CHUNK = 1 << 20
 _HARMLESS = 1 << 30
 _MEMBERS = 10_000
 _PACKED = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zip": "zip"}
-_UNKNOWN = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"7z\xbc\xaf'\x1c": "7-Zip", b"Rar!": "RAR", b"\x1f\x9d": "compress"}
+_UNKNOWN = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf'\x1c": "7-Zip",
+    b"Rar!": "RAR",
+    b"\x1f\x9d": "compress",
+}
 
 Pieces = Iterator[bytes]
 

@@ -1,0 +1,432 @@
+"""What a run of a table to load does: land what is new at its source, then put each landed file into the table.
+
+Each file is told to Dagster as soon as it is done. A file that fails does not keep the others from being loaded, but
+for styles in which the order of files counts (`upsert`, `history`): there the run stops, and the files behind it wait.
+A transient error is tried again as the table's `retries` say; what is done is not done again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, cast
+
+import dagster as dg
+from dagster import AssetCheckEvaluation
+
+from export_pipelines import naming, windows
+from export_pipelines.components.progress import INTERVAL
+from export_pipelines.errors import ExportPipelinesError, RequestError
+from export_pipelines.manifest import LandedManifest
+from export_pipelines.sources.postgres import PostgresSource
+from export_pipelines.specs.load import RESERVED, DatabaseSource, LoadDefinition, Style
+from export_pipelines.specs.load_loader import load_version
+from export_pipelines.steps.context import Progress
+from export_pipelines.stores.base import Store
+from export_pipelines.windows import Window
+
+if TYPE_CHECKING:
+    from export_pipelines.steps.land import LandContext
+    from export_pipelines.steps.load import LoadContext
+    from export_pipelines.steps.load_context import LoadResult
+
+LAND = "land"
+LOAD = "load"
+SECRET = "EXPORT_PIPELINES_SECRET"
+"""Variable with the key of `transform: hash`."""
+
+Context = dg.AssetExecutionContext | dg.OpExecutionContext
+
+_IN_ORDER = (Style.UPSERT, Style.HISTORY)
+_NEWEST_ONLY = (Style.REPLACE, Style.SNAPSHOT, Style.SHADOW)
+
+
+def load_key(load_id: str, step: str = LOAD) -> dg.AssetKey:
+    """Key of the asset of a step, or of `source`."""
+    return dg.AssetKey(naming.asset_key(load_id, step))
+
+
+def files_name(load_id: str) -> str:
+    """Name of the set of a table's file partitions."""
+    return f"{naming.dagster_name(load_id)}_files"
+
+
+def partition_of(load: LoadDefinition, landed: LandedManifest) -> str | None:
+    """Key of the partition that a landed file is of."""
+    if load.spec.by_file:
+        return naming.safe(landed.name)
+    return landed.partition or None if load.spec.partitions else None
+
+
+def run_partitions(context: dg.AssetExecutionContext, load: LoadDefinition, origin: LoadDefinition | None) -> None:
+    """The body of the assets' op: the steps and partitions that were chosen.
+
+    Raises:
+        dagster.Failure: some files failed; the others are done.
+        dagster.RetryRequested: a transient error.
+    """
+    selected = context.selected_asset_keys
+    keys = _chosen(context, load)
+    run = LoadRun(context, load, origin, force=context.op_execution_context.op_config["force"])
+    run.run(land=load_key(load.id, LAND) in selected, load=load_key(load.id) in selected, keys=keys)
+
+
+def run_pull(context: dg.OpExecutionContext, load: LoadDefinition, origin: LoadDefinition | None) -> dict[str, Any]:
+    """The body of the job's op: all that is new, or what the config names.
+
+    Raises:
+        dagster.Failure: some files failed; the others are done.
+        dagster.RetryRequested: a transient error.
+    """
+    config = context.op_config
+    keys = [naming.safe(each) if load.spec.by_file else each for each in config["names"]]
+    if keys and not load.spec.by_file and not load.spec.partitions:
+        raise dg.Failure(f"{load.id} has neither files nor windows that could be named", allow_retries=False)
+    run = LoadRun(context, load, origin, force=config["force"])
+    run.run(land=config["land"], load=config["load"], keys=keys or None)
+    return {"landed": run.landed, "loaded": run.loaded, "rows": run.rows}
+
+
+@dataclass
+class LoadRun:
+    """One run of one table."""
+
+    context: Context
+    load: LoadDefinition
+    origin: LoadDefinition | None
+    """The loaded table that is copied, of a `table` source."""
+    force: bool = False
+    landed: int = 0
+    loaded: int = 0
+    rows: int = 0
+    failed: list[tuple[str, Exception]] = field(default_factory=list)
+
+    def run(self, *, land: bool, load: bool, keys: Sequence[str] | None) -> None:
+        """Land and load; raise at the end if something failed. `keys` are partitions; all when None."""
+        self.context.instance.optimize_for_webserver(statement_timeout=0, pool_recycle=20, max_overflow=20)
+        before = self._done_before()
+        if land:
+            self._land(keys)
+        if load:
+            for landed in self._todo(keys):
+                if (landed.sequence, self.force) in before:
+                    continue
+                done = self._attempt(f"load of {landed.name}", partial(self._load, landed))
+                if not done and self.load.spec.style in _IN_ORDER:
+                    break
+        if self.failed:
+            raise self._ending()
+
+    # Land
+
+    def _land(self, keys: Sequence[str] | None) -> None:
+        if self.load.spec.partitions:
+            for window in self._windows(keys):
+                self._attempt(f"landing of {window.partition}", partial(self._land_one, window))
+            return
+        self._attempt("landing", lambda: self._land_one(names=self._names(keys)))
+
+    def _windows(self, keys: Sequence[str] | None) -> list[Window]:
+        spec = self.load.spec.partitions
+        if keys is not None:
+            return [windows.window_of(spec, key) for key in keys]
+        have = set() if self.force else {each.partition for each in self._all_landed()}
+        return [each for each in windows.closed_windows(spec, datetime.now(UTC)) if each.partition not in have]
+
+    def _names(self, keys: Sequence[str] | None) -> tuple[str, ...]:
+        """Names of the files of some partitions."""
+        from export_pipelines.steps.land import list_files
+
+        if keys is None or not self.load.spec.by_file:
+            return ()
+        known = {naming.safe(name): name for name in [each.name for each in self._all_landed()]}
+        if set(keys) - known.keys():
+            known |= {naming.safe(name): name for name in list_files(self._land_context)}
+        if unknown := sorted(set(keys) - known.keys()):
+            raise RequestError(f"the source of {self.load.id} has no file {unknown[0]!r}")
+        return tuple(known[key] for key in keys)
+
+    def _land_one(self, window: Window | None = None, names: tuple[str, ...] = ()) -> None:
+        from export_pipelines.steps.land import land
+
+        if self.load.spec.source.type == "upload":
+            return  # what was uploaded has landed
+        before = max((each.sequence for each in self._all_landed()), default=0)
+        started = time.monotonic()
+        try:
+            result = land(replace(self._land_context, window=window, names=names), force=self.force)
+            for name in result.waiting:
+                self.context.log.info(f"{name} is still being written: it is taken the next time")
+            for name in result.vanished:
+                self.context.log.info(f"{name} landed before, and the source has it no more")
+        finally:
+            # Also what landed before an error.
+            new = [each for each in self._all_landed() if each.sequence > before and each.run_id == self.run_id]
+            for each in new:
+                self._tell_landed(each, time.monotonic() - started)
+        if not new:
+            self.context.log.info("nothing new is at the source")
+            if window is not None:
+                self._materialize(LAND, window.partition, {"rows": 0, "unchanged": result.unchanged}, "", "nothing new")
+
+    def _tell_landed(self, landed: LandedManifest, seconds: float) -> None:
+        self.landed += 1
+        key = partition_of(self.load, landed)
+        self._know_partition(key)
+        metadata = {
+            "file": landed.name,
+            "url": landed.url,
+            "version_at_source": landed.version,
+            "raw_bytes": landed.file.raw_size,
+            "stored_bytes": landed.file.size,
+            "sha256": landed.file.raw_sha256,
+            "path": dg.MetadataValue.path(self.store.locate(landed.file.key)),
+            "manifest": landed.sequence,
+            "seconds": round(seconds, 3),
+        }
+        if landed.rows is not None:
+            metadata |= {"rows": landed.rows, "dagster/row_count": landed.rows}
+        self._materialize(LAND, key, metadata, landed.file.raw_sha256, f"{landed.name} landed")
+
+    # Load
+
+    def _todo(self, keys: Sequence[str] | None) -> list[LandedManifest]:
+        """The landed files to load, in the order in which they landed."""
+        from export_pipelines.steps.load import pending
+
+        found = self._all_landed() if self.force else pending(self._load_context)
+        if keys is not None:
+            found = [each for each in found if partition_of(self.load, each) in keys]
+        if self.force and self.load.spec.style in _NEWEST_ONLY:
+            return found[-1:]
+        return found
+
+    def _load(self, landed: LandedManifest) -> None:
+        from export_pipelines.steps.load import load_file
+
+        started = time.monotonic()
+        result = load_file(self._load_context, landed, force=self.force)
+        seconds = time.monotonic() - started
+        self.loaded += 1
+        self.rows += result.rows
+        key = partition_of(self.load, landed)
+        self._know_partition(key)
+        version = result.digest or landed.file.raw_sha256
+        summary = f"{landed.name}: {result.action}, {result.rows:,} rows"
+        self._materialize(LOAD, key, self._metadata(landed, result, seconds), version, summary)
+        self._check(
+            key, "quarantine_empty", result.quarantined == 0, f"{result.quarantined} records do not fit", warn=True
+        )
+        if landed.rows is not None and result.action != "superseded":
+            seen = result.rows + result.quarantined
+            text = f"the source gave {landed.rows} rows, and {seen} are in table and quarantine"
+            self._check(key, "rows_match_file", seen == landed.rows, text)
+
+    def _metadata(self, landed: LandedManifest, result: LoadResult, seconds: float) -> dict[str, Any]:
+        target = self.load.spec.target
+        columns = [dg.TableColumn(name=name, type=kind) for name, kind in result.columns]
+        metadata = {
+            "action": result.action,
+            "rows": result.rows,
+            "dagster/row_count": result.rows,
+            "quarantined": result.quarantined,
+            "added": result.added,
+            "changed": result.changed,
+            "removed": result.removed,
+            "dagster/table_name": target.table,
+            "table_version": result.table_version,
+            "digest": result.digest,
+            "file": landed.name,
+            "sha256": landed.file.raw_sha256,
+            "registry_id": result.registry_id,
+            "manifest": landed.sequence,
+            "forced": self.force,
+            "seconds": round(seconds, 3),
+            "rows_per_second": round(result.rows / seconds) if seconds else 0,
+        }
+        return {**metadata, "dagster/column_schema": dg.TableSchema(columns=columns)} if columns else metadata
+
+    # What both need
+
+    @property
+    def run_id(self) -> str:
+        return str(self.context.run.run_id)
+
+    @cached_property
+    def store(self) -> Store:
+        store: Store = getattr(self.context.resources, self.load.spec.landing).open()
+        return store
+
+    @cached_property
+    def target(self) -> PostgresSource:
+        source: PostgresSource = getattr(self.context.resources, self.load.spec.target.connection).open()
+        return source
+
+    @cached_property
+    def _load_context(self) -> LoadContext:
+        from export_pipelines.steps.load import LoadContext
+
+        return LoadContext(
+            load=self.load,
+            target=self.target,
+            store=self.store,
+            run_id=self.run_id,
+            progress=self._reporter(LOAD),
+            secret=os.environ.get(SECRET, "").encode(),
+            current_version=lambda: load_version(self.load.folder),
+        )
+
+    @cached_property
+    def _land_context(self) -> LandContext:
+        from export_pipelines.steps.land import LandContext
+
+        load, source = self.load, self.load.spec.source
+        key = source.connection if isinstance(source, DatabaseSource) else None
+        if self.origin is not None:
+            key = self.origin.spec.target.connection
+        database = getattr(self.context.resources, key).open() if key else None
+        if self.origin is not None and database is not None:
+            load = copying(load, self.origin, database)
+        return LandContext(
+            load=load,
+            store=self.store,
+            target=self.target,
+            database=database,
+            run_id=self.run_id,
+            progress=self._reporter(LAND),
+        )
+
+    def _all_landed(self) -> list[LandedManifest]:
+        from export_pipelines.steps.load import landed_files
+
+        return list(landed_files(self._load_context))
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> bool:
+        """Do something; note its error. A terminated run goes through."""
+        try:
+            action()
+        except Exception as error:
+            self.failed.append(
+                (f"{what} of {self.load.id}" if what == "landing" else f"{what} ({self.load.id})", error)
+            )
+            known = isinstance(error, ExportPipelinesError)
+            self.context.log.error(f"{what} failed: {error}", exc_info=None if known else error)
+            return False
+        return True
+
+    def _know_partition(self, key: str | None) -> None:
+        if key is not None and self.load.spec.by_file:
+            name = files_name(self.load.id)
+            if not self.context.instance.has_dynamic_partition(name, key):
+                self.context.instance.add_dynamic_partitions(name, [key])
+
+    def _materialize(
+        self, step: str, partition: str | None, metadata: dict[str, Any], version: str, summary: str
+    ) -> None:
+        tags = {"dagster/code_version": self.load.version, **({"dagster/data_version": version} if version else {})}
+        self.context.log_event(
+            dg.AssetMaterialization(
+                load_key(self.load.id, step), partition=partition, metadata=metadata, tags=tags, description=summary
+            )
+        )
+
+    def _check(self, partition: str | None, name: str, passed: bool, text: str, *, warn: bool = False) -> None:
+        # An op of a job has the same log, with a narrower type.
+        cast("dg.AssetExecutionContext", self.context).log_event(
+            AssetCheckEvaluation(
+                asset_key=load_key(self.load.id),
+                check_name=name,
+                passed=passed,
+                severity=dg.AssetCheckSeverity.WARN if warn else dg.AssetCheckSeverity.ERROR,
+                description=text,
+                partition=partition,
+            )
+        )
+
+    def _reporter(self, step: str) -> Callable[[Progress], None]:
+        told = time.monotonic()
+
+        def report(progress: Progress) -> None:
+            nonlocal told
+            if time.monotonic() - told < INTERVAL:
+                return
+            told = time.monotonic()
+            self.context.log_event(
+                dg.AssetObservation(
+                    load_key(self.load.id, step),
+                    description=f"{step}: {progress.bytes / 1e6:,.1f} MB so far",
+                    metadata={"rows": progress.rows, "raw_bytes": progress.bytes},
+                )
+            )
+
+        return report
+
+    def _done_before(self) -> set[tuple[int, bool]]:
+        """Numbers of the manifests that an earlier attempt of this same run has loaded by force."""
+        if not self.context.retry_number or not self.force:
+            return set()
+        logs = self.context.instance.all_logs(self.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        made = [entry.asset_materialization for entry in logs if entry.asset_materialization]
+        return {
+            (int(cast(Any, each.metadata["manifest"].value)), True)
+            for each in made
+            if each.asset_key == load_key(self.load.id)
+        }
+
+    def _ending(self) -> Exception:
+        """Another attempt, or the end of the run: each failure is named, the first ten with their reason."""
+        retries, number = self.load.spec.retries, self.context.retry_number
+        errors = [error for _, error in self.failed]
+        if number < retries.attempts and any(isinstance(e, ExportPipelinesError) and e.transient for e in errors):
+            retry = dg.RetryRequested(max_retries=retries.attempts, seconds_to_wait=retries.delay_seconds * 2**number)
+            retry.__cause__ = errors[0]
+            return retry
+        lines = [f"{what}: {error}" for what, error in self.failed]
+        if len(lines) > 1:
+            more = [f"… and {len(lines) - 10} more"] if len(lines) > 10 else []
+            lines = [f"{len(lines)} things failed", *lines[:10], *more]
+        metadata = {"hint": getattr(errors[0], "hint", "") or "see the log", "error": type(errors[0]).__name__}
+        return dg.Failure("\n".join(lines), metadata=metadata, allow_retries=False)
+
+
+def copying(load: LoadDefinition, origin: LoadDefinition, database: PostgresSource) -> LoadDefinition:
+    """A `table` source as what it is: a query of the other table's columns, those that loading adds left out.
+
+    Raises:
+        RequestError: that table has never been loaded.
+    """
+    from export_pipelines.sql import quote_identifier
+
+    target = origin.spec.target
+    with database.session() as session:
+        session.begin()
+        found = session.execute(
+            "SELECT column_name::text FROM information_schema.columns WHERE table_schema = %s AND table_name = %s "
+            "ORDER BY ordinal_position",
+            (target.schema_name, target.name),
+        )
+    names = [name for (name,) in found if name not in RESERVED]
+    if not names:
+        raise RequestError(f"{origin.id} has never been loaded, so there is nothing to copy", hint="load it first")
+    listed = ", ".join(map(quote_identifier, names))
+    sql = f"SELECT {listed} FROM {quote_identifier(target.schema_name)}.{quote_identifier(target.name)}"
+    source = DatabaseSource(type="database", connection=target.connection, mode="full")
+    return load.model_copy(update={"spec": load.spec.model_copy(update={"source": source}), "select_sql": sql})
+
+
+def _chosen(context: dg.AssetExecutionContext, load: LoadDefinition) -> list[str] | None:
+    """The partitions of this run, whether it was given one or a range; None for a table that has none."""
+    if not load.spec.by_file and load.spec.partitions is None:
+        return None
+    bounds = ("dagster/partition", "dagster/asset_partition_range_start")
+    if not any(name in context.run.tags for name in bounds):
+        raise dg.Failure(
+            f"this run of {load.id} names no partition",
+            metadata={"hint": "choose files or windows; the job of the table takes all that is new"},
+            allow_retries=False,
+        )
+    return list(context.partition_keys)

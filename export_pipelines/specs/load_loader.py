@@ -1,0 +1,98 @@
+"""Tables to load, found below assets/: folders of `type: export_pipelines.LoadTable`. See loader.py."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from export_pipelines import windows
+from export_pipelines.errors import SpecError, SpecErrors
+from export_pipelines.specs.checks import is_there, label_problems
+from export_pipelines.specs.documents import Document, read_text, validate
+from export_pipelines.specs.load import DatabaseSource, LoadDefinition, LoadSpec
+
+LOAD_TYPE = "export_pipelines.LoadTable"
+
+_MIGRATION = re.compile(r"\d{3,}_[A-Za-z0-9_.-]+\.sql")
+_OWN_FILES = ("defs.yaml", "select.sql")
+
+
+def load_load(folder: Path, group: str, document: Document, texts: Mapping[str, str]) -> LoadDefinition:
+    """The table to load of a folder; `texts` are its SQL files that could be read.
+
+    Raises:
+        SpecErrors: with every error.
+    """
+    errors: list[SpecError] = []
+    migrations = _migrations(folder, errors)
+    spec = validate(LoadSpec, document)
+    if isinstance(spec, list):
+        raise SpecErrors([*spec, *errors])
+    errors += _problems(document, spec, texts)
+    if errors:
+        raise SpecErrors(errors)
+    return LoadDefinition(
+        name=folder.name,
+        group=group,
+        folder=folder,
+        spec=spec,
+        select_sql=texts.get("select.sql"),
+        migrations=migrations,
+        version=load_version(folder),
+    )
+
+
+def load_version(folder: Path) -> str:
+    """The version of a definition as it is on disk now: SHA-256 over names, lengths and bytes of its files."""
+    digest = hashlib.sha256()
+    for file in [*(folder / name for name in _OWN_FILES), *sorted((folder / "ver").glob("*.sql"))]:
+        if file.is_file():
+            data = file.read_bytes()
+            digest.update(f"{file.relative_to(folder).as_posix()}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
+
+
+def _migrations(folder: Path, errors: list[SpecError]) -> tuple[tuple[str, str], ...]:
+    """Name and text of each file of ver/, in order of their numbers; what is wrong goes to `errors`."""
+    found: dict[int, tuple[str, str]] = {}
+    for file in sorted((folder / "ver").glob("*.sql")):
+        if not _MIGRATION.fullmatch(file.name):
+            hint = "name it `001_what_it_does.sql`"
+            errors.append(SpecError("its name does not begin with a number of three digits", file=file, hint=hint))
+            continue
+        number = int(file.name.partition("_")[0])
+        if number in found:
+            errors.append(SpecError(f"has the number of {found[number][0]}", file=file))
+            continue
+        try:
+            found[number] = (file.name, read_text(file))
+        except SpecError as error:
+            errors.append(error)
+    # The order in which they run is that of their names, which that of their numbers must be.
+    names = [found[number][0] for number in sorted(found)]
+    if names != sorted(names):
+        errors.append(SpecError("numbers of different lengths", file=folder / "ver", hint="write 001, 002 … 010"))
+    return tuple(found[number] for number in sorted(found))
+
+
+def _problems(document: Document, spec: LoadSpec, texts: Mapping[str, str]) -> Iterator[SpecError]:
+    """Every error of a table whose fields are valid each by itself."""
+    folder, source = document.file.parent, spec.source
+    if is_there(folder / "delete.sql"):
+        yield SpecError("loading deletes nothing at the source", file=folder / "delete.sql", hint="remove the file")
+    has_select = is_there(folder / "select.sql")
+    if isinstance(source, DatabaseSource):
+        if has_select and source.table:
+            yield document.error("`table` and a select.sql beside it both say what is read", ("source", "table"))
+        if not has_select and not source.table:
+            hint = "give `table: schema.name`, or put a select.sql beside defs.yaml"
+            yield document.error("neither `table` nor select.sql says what is read", ("source",), hint)
+    elif has_select:
+        yield SpecError(f"a source of type {source.type} has no select.sql", file=folder / "select.sql")
+    for name, message in windows.problems(spec.partitions) if spec.partitions else ():
+        yield document.error(message, ("partitions", name))
+    if spec.route is not None and not re.fullmatch(r"\S+", spec.route):
+        yield document.error("the name of a route has no white space and is not empty", ("route",))
+    yield from label_problems(document, spec.owners, spec.tags)

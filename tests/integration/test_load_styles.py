@@ -1,0 +1,211 @@
+"""Styles of loading: what a file does to the rows that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export_pipelines.errors import TargetError
+from tests.support import tiny_csv
+from tests.support.loads import LoadKit
+
+TYPED = {"id": {"type": "bigint"}, "name": {"type": "text"}}
+FIRST = "id,name\n1,Ann\n2,Bob\n3,Cid\n4,Dan\n"
+
+
+@pytest.fixture(autouse=True)
+def tiny_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export_pipelines.steps.load_reading.parse", tiny_csv.parse)
+
+
+@pytest.fixture
+def kit(tmp_path: Path, database: str) -> LoadKit:
+    return LoadKit(tmp_path, database, {"columns": TYPED})
+
+
+def counts(result: Any) -> tuple[int, int, int]:
+    return result.added, result.changed, result.removed
+
+
+def ids(kit: LoadKit) -> dict[int, int]:
+    return dict(kit.sql("SELECT id, row_id FROM shop.orders"))
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_upsert_changes_known_keys_and_adds_the_others(kit: LoadKit, raw: bool) -> None:
+    kit.spec |= {"style": "upsert", "key": ["id"], "raw": raw}
+    kit.load(FIRST)
+    before = ids(kit)
+    assert counts(kit.load("id,name\n2,Bobby\n3,Cid\n5,Eve\n")) == (1, 1, 0)
+    assert kit.rows() == [(1, "Ann"), (2, "Bobby"), (3, "Cid"), (4, "Dan"), (5, "Eve")]
+    assert {key: ids(kit)[key] for key in before} == before
+    changed = kit.sql("SELECT DISTINCT file_id FROM shop.orders WHERE id IN (2, 5)")
+    assert changed == kit.sql("SELECT max(id) FROM operations.datafile_registry")
+
+
+@pytest.mark.parametrize("style", ["upsert", "snapshot", "shadow", "replace", "history"])
+def test_of_a_key_that_comes_twice_the_last_row_counts_and_the_others_go_to_quarantine(
+    kit: LoadKit, style: str
+) -> None:
+    kit.spec |= {"style": style, "key": ["id"], "quarantine": {"max_rows": 1}}
+    result = kit.load("id,name\n1,Ann\n2,Bob\n1,Anna\n")
+    assert (result.rows, result.quarantined) == (2, 1)
+    assert kit.rows() == [(1, "Anna"), (2, "Bob")]
+    assert kit.quarantine() == [(2, None, "its key (id) comes again further on")]
+
+
+def test_a_key_without_a_value_does_not_fit(kit: LoadKit) -> None:
+    kit.spec |= {"style": "upsert", "key": ["id"]}
+    with pytest.raises(TargetError, match="line 3, column 'id'"):
+        kit.load("id,name\n1,Ann\n,Bob\n")
+
+
+def test_a_snapshot_by_key_removes_what_the_file_lacks(kit: LoadKit) -> None:
+    kit.spec |= {"style": "snapshot", "key": ["id"]}
+    kit.load(FIRST)
+    before = ids(kit)
+    assert counts(kit.load("id,name\n1,Ann\n2,Bobby\n3,Cid\n5,Eve\n")) == (1, 1, 1)
+    assert kit.rows() == [(1, "Ann"), (2, "Bobby"), (3, "Cid"), (5, "Eve")]
+    assert ids(kit)[2] == before[2]
+
+
+def test_a_snapshot_by_content_counts_equal_rows(kit: LoadKit) -> None:
+    kit.spec |= {"style": "snapshot", "removal": {"share": 0.5}}
+    kit.load("id,name\n1,A\n1,A\n1,A\n2,\n3,C\n")
+    assert counts(kit.load("id,name\n1,A\n2,\n2,\n3,C\n")) == (1, 0, 2)
+    assert kit.rows() == [(1, "A"), (2, None), (2, None), (3, "C")]
+    assert counts(kit.load('id,name\n1,A\n2,\n2,""\n3,C\n')) in ((0, 0, 0), (1, 0, 1))
+
+
+@pytest.mark.parametrize("key", [["id"], []])
+def test_a_snapshot_that_would_remove_too_much_is_refused(kit: LoadKit, key: list[str]) -> None:
+    kit.spec |= {"style": "snapshot", "key": key}
+    kit.load(FIRST)
+    with pytest.raises(TargetError, match="would remove 2 of 4 rows"):
+        kit.load("id,name\n1,Ann\n2,Bob\n")
+    with pytest.raises(TargetError, match="would remove 4 of 4 rows"):
+        kit.load("id,name\n")
+    assert len(kit.rows()) == 4
+    kit.spec["removal"] = {"share": 0.5}
+    kit.load("id,name\n1,Ann\n2,Bob\n")
+    assert len(kit.rows()) == 2
+
+
+@pytest.mark.parametrize("key", [["id"], []])
+def test_a_snapshot_may_mark_instead_of_remove(kit: LoadKit, key: list[str]) -> None:
+    kit.spec |= {"style": "snapshot", "key": key, "removal": {"mark": True}}
+    kit.load(FIRST)
+    assert kit.load("id,name\n1,Ann\n2,Bob\n3,Cid\n").removed == 1
+    assert kit.load("id,name\n1,Ann\n2,Bob\n3,Cid\n").removed == 0
+    assert kit.sql("SELECT id FROM shop.orders WHERE removed_at IS NOT NULL") == [(4,)]
+    kit.load(FIRST)
+    assert kit.sql("SELECT count(*) FROM shop.orders WHERE removed_at IS NULL") == [(4,)]
+    assert kit.sql("SELECT count(*) FROM shop.orders") == [(4 if key else 5,)]
+
+
+def test_history_has_each_version_of_a_row_with_its_time(kit: LoadKit) -> None:
+    kit.spec |= {"style": "history", "key": ["id"]}
+    kit.load("id,name\n1,Ann\n2,Bob\n")
+    assert counts(kit.load("id,name\n1,Anna\n3,Cid\n")) == (1, 1, 0)
+    assert counts(kit.load("id,name\n1,Anna\n3,Cid\n")) == (0, 0, 0)
+    kit.load("id,name\n1,Ann\n")
+    times = "id, name, valid_from::date::text, valid_to::date::text"
+    assert kit.rows(times, "id, valid_from") == [
+        (1, "Ann", "2025-01-02", "2025-01-03"),
+        (1, "Anna", "2025-01-03", "2025-01-05"),
+        (1, "Ann", "2025-01-05", None),
+        (2, "Bob", "2025-01-02", None),
+        (3, "Cid", "2025-01-03", None),
+    ]
+
+
+def test_history_may_close_what_a_file_lacks_within_the_guard(kit: LoadKit) -> None:
+    kit.spec |= {"style": "history", "key": ["id"], "absent": "close"}
+    kit.load(FIRST)
+    assert counts(kit.load("id,name\n1,Ann\n2,Bob\n3,Cid\n")) == (0, 0, 1)
+    assert kit.sql("SELECT id FROM shop.orders WHERE valid_to IS NOT NULL") == [(4,)]
+    with pytest.raises(TargetError, match="would remove 3 of 3"):
+        kit.load("id,name\n")
+
+
+def test_times_of_a_history_never_overlap_when_an_older_file_comes_late(kit: LoadKit) -> None:
+    kit.spec |= {"style": "history", "key": ["id"]}
+    older, newer = kit.land("id,name\n1,old\n"), kit.land("id,name\n1,new\n")
+    kit.load(newer)
+    kit.load(older)
+    assert kit.sql("SELECT bool_and(valid_to IS NULL OR valid_from < valid_to) FROM shop.orders") == [(True,)]
+
+
+@pytest.mark.parametrize("by", ["month(day)", "year(day)", "day(day)", "all"])
+def test_partitions_of_the_file_replace_those_that_are_there(kit: LoadKit, by: str) -> None:
+    kit.spec = {"style": "partition", "partition_by": by, "columns": {"id": {"type": "int"}, "day": {"type": "date"}}}
+    kit.load("id,day\n1,2024-12-31\n2,2025-01-01\n3,2025-01-31\n4,2025-02-01\n5,\n")
+    kit.load("id,day\n9,2025-01-31\n")
+    kept = {"month(day)": [1, 4, 5], "year(day)": [1, 5], "day(day)": [1, 2, 4, 5], "all": []}[by]
+    assert [row[0] for row in kit.rows("id", "1")] == sorted([*kept, 9])
+    kit.load("id,day\n7,\n")
+    assert (5,) not in kit.rows("id", "1")
+
+
+def test_replace_is_what_the_file_holds(kit: LoadKit) -> None:
+    kit.spec["style"] = "replace"
+    kit.load(FIRST)
+    result = kit.load("id,name\n7,Zoe\n")
+    assert (result.table_version, result.rows) == (2, 1)
+    assert kit.rows() == [(7, "Zoe")]
+    kit.load("id,name\n")
+    assert kit.rows() == []
+
+
+def test_a_shadow_that_is_equal_is_not_swapped(kit: LoadKit) -> None:
+    kit.spec |= {"style": "shadow", "key": ["id"]}
+    first = kit.load(FIRST)
+    again = kit.load("id,name\n4,Dan\n3,Cid\n2,Bob\n1,Ann\n")
+    assert (first.action, again.action, again.table_version) == ("loaded", "unchanged", 1)
+    assert again.digest == first.digest != ""
+    assert kit.sql("SELECT count(*) FROM pg_class WHERE relname LIKE 'orders!_!_v%' ESCAPE '!' AND relkind = 'r'") == [
+        (1,)
+    ]
+
+
+def test_a_shadow_with_few_changes_is_changed_in_place_and_with_many_swapped(kit: LoadKit) -> None:
+    kit.spec |= {"style": "shadow", "key": ["id"]}
+    names = {n: f"name {n}" for n in range(2000)}
+
+    def load() -> Any:
+        return kit.load("id,name\n" + "".join(f"{n},{name}\n" for n, name in names.items()))
+
+    load()
+    before = ids(kit)
+    names |= {7: "seven", 3000: "new"}
+    del names[8]
+    few = load()
+    assert (few.action, few.table_version, counts(few)) == ("upserted", 1, (1, 1, 1))
+    assert dict(kit.rows()) == names
+    assert ids(kit)[7] == before[7]
+    assert load().action == "unchanged"
+    names |= {n: "changed" for n in range(0, 2000, 4) if n != 8}
+    many = load()
+    assert (many.action, many.table_version) == ("loaded", 2)
+    assert dict(kit.rows()) == names
+    assert load().action == "unchanged"
+
+
+def test_a_shadow_without_a_key_is_swapped_when_anything_differs(kit: LoadKit) -> None:
+    kit.spec["style"] = "shadow"
+    kit.load(FIRST)
+    assert kit.load(FIRST).action == "unchanged"
+    assert kit.load(FIRST + "4,Dan\n").action == "loaded"
+    assert kit.load(FIRST + '5,""\n').action == "loaded"
+    assert len(kit.rows()) == 5
+
+
+def test_a_style_that_changes_goes_on_with_the_table_that_is_there(kit: LoadKit) -> None:
+    kit.load(FIRST)
+    kit.version, kit.spec["style"] = "v2", "replace"
+    kit.load("id,name\n1,Ann\n")
+    kit.version, kit.spec["style"] = "v3", "append"
+    kit.load("id,name\n2,Bob\n")
+    assert kit.rows() == [(1, "Ann"), (2, "Bob")]
