@@ -5,7 +5,7 @@ WORKERS ?= 3
 PYTEST := $(RUN)python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo demo-mysql dev test test-all check lock bench soak clean
+.PHONY: help bootstrap demo demo-mysql demo-load dev test test-all check lock bench soak clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -19,6 +19,9 @@ demo: bootstrap  ## Export, archive and clean up real tables in an embedded data
 demo-mysql: bootstrap  ## Export and archive the four dumps of a health service from a MariaDB (which it installs)
 	scripts/debian-packages.sh mariadb
 	@$(RUN)export-pipelines demo --mysql
+
+demo-load: bootstrap  ## Load monthly files, a sheet and a paged API into an embedded database
+	@$(RUN)export-pipelines demo --load
 
 dev: bootstrap  ## Run database, web UI, daemon and code server until Ctrl-C
 	@$(RUN)export-pipelines up

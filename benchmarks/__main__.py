@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import cleanup, export, memory, mysql, partitions, requests, restore, startup, verify
+from benchmarks import cleanup, export, load, memory, mysql, partitions, requests, restore, startup, verify
 from benchmarks.measure import say
 from benchmarks.server import database, remove_cluster
 
@@ -18,6 +18,7 @@ NAMES = (
     "startup",
     "memory",
     "restore",
+    "load",
     "verify",
     "mysql",
     "mysql-memory",
@@ -47,6 +48,7 @@ def main() -> None:
                 "partitions": lambda: partitions.run(base, given.pairs),
                 "startup": lambda: startup.run(base, given.pairs),
                 "restore": lambda: restore.run(base, given.pairs, given.scale),
+                "load": lambda: load.run(base, given.pairs, given.scale),
                 "verify": lambda: verify.run(base, given.pairs, given.scale),
                 "memory": lambda: memory.run(base, given.most),
                 "mysql": lambda: mysql.run(base, given.pairs, given.rows // 2),

@@ -12,6 +12,8 @@ _TYPES = (
     "ExportTable",
     "FailureNotice",
     "FilesystemStore",
+    "LoadSensor",
+    "LoadTable",
     "PostgresConnection",
     "S3Store",
     "Store",

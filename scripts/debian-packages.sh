@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what `make test-all` and `make demo-mysql` need beyond pip: a second PostgreSQL with TLS, MariaDB, Chromium, age,
-# jq and zstd. Only what is missing. With an argument, that alone: `mariadb` for the demo, `bench` for the benchmarks.
+# jq, zstd and npm. Only what is missing. With an argument, that alone: `mariadb` for the demo, `bench` for the benchmarks.
 set -euo pipefail
 
 missing=()
@@ -17,6 +17,8 @@ case ${1:-test} in
     need jq jq
     need zstd zstd
     need chromium chromium
+    need node nodejs
+    need npm npm
     ;;
   mariadb)
     # Other systems' MariaDB does as well, and is not always on the PATH: the demo itself says so if it finds none.

@@ -3,9 +3,11 @@
 cli.md        every command and option, from click
 table.md      every field of a table's defs.yaml, from the pydantic models
 dataset.md    every field of a data set's defs.yaml
+load.md       every field of the defs.yaml of a table to load
 resources.md  every field of the documents in resources/
 schedules.md  every field of the documents in schedules/
 settings.md   every variable of .env and the environment
+api.md        every operation of the service, from its OpenAPI document
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from api_docs import api
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -28,6 +31,7 @@ from export_pipelines.components.loading_automations import AUTOMATION
 from export_pipelines.components.project import RESOURCES
 from export_pipelines.specs.dataset import DataSetSpec
 from export_pipelines.specs.documents import PREFIX
+from export_pipelines.specs.load import LoadSpec
 from export_pipelines.specs.table import TableSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,9 +45,11 @@ def main() -> None:
         "cli": cli(),
         "table": table(),
         "dataset": dataset(),
+        "load": load(),
         "resources": resources(),
         "schedules": schedules(),
         "settings": settings(),
+        "api": api(NOTE),
     }
     stale = []
     for name, text in pages.items():
@@ -77,6 +83,8 @@ def cli() -> str:
         command = command_line.get_command(context, name)
         assert command is not None
         parts.append(_command(name, command))
+        if isinstance(command, click.Group):
+            parts += [_command(f"{name} {each}", inner) for each, inner in command.commands.items()]
     return "\n".join(parts)
 
 
@@ -128,11 +136,20 @@ def table() -> str:
 def dataset() -> str:
     """Fields of DataSet."""
     intro = (
-        "`assets/<group>/<name>/defs.yaml` of `type: export_pipelines.DataSet`. Its smallest form is `table` alone, or\n"
-        "nothing but a select.sql beside it. See [how to add one](../how-to/add-a-data-set.md). `on_demand:` of a\n"
+        "`assets/<group>/<name>/defs.yaml` of `type: export_pipelines.DataSet`. Its smallest form is `table` alone, "
+        "or\nnothing but a select.sql beside it. See [how to add one](../how-to/add-a-data-set.md). `on_demand:` of a\n"
         "[table](table.md) has the fields up to `statement_timeout`; the others are those of the table.\n"
     )
     return "\n".join([f"# A data set: defs.yaml\n\n{NOTE}", intro, *_model(DataSetSpec, 2)])
+
+
+def load() -> str:
+    """Fields of LoadTable."""
+    intro = (
+        "`assets/<group>/<table>/defs.yaml` of `type: export_pipelines.LoadTable`. A `select.sql` beside it is the "
+        "query of a\n`database` source; `ver/NNN_*.sql` are statements that change the loaded table, each run once.\n"
+    )
+    return "\n".join([f"# A table to load: defs.yaml\n\n{NOTE}", intro, *_model(LoadSpec, 2)])
 
 
 def resources() -> str:
@@ -177,6 +194,8 @@ def _default(info: FieldInfo) -> str:
         return "–"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{each.value if isinstance(each, Enum) else each}`" for each in value)
     return f"`{value.value if isinstance(value, Enum) else value}`"
 
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from typing import Any
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Headers = list[tuple[bytes, bytes]]
+
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
+
+
+def is_host(text: str) -> bool:
+    """Whether it is the name or address of a host, with a port or without."""
+    return _HOST.fullmatch(text) is not None
 
 
 def networks(texts: Sequence[str]) -> tuple[Network, ...]:
@@ -66,7 +75,7 @@ def apply_forwarded(scope: Any, trusted: Sequence[Network]) -> None:
         return
     if (scheme := _last(headers, b"x-forwarded-proto").lower()) in ("http", "https"):
         scope["scheme"] = scheme
-    if host := _last(headers, b"x-forwarded-host"):
+    if is_host(host := _last(headers, b"x-forwarded-host")):
         scope["headers"] = [each for each in headers if each[0] != b"host"] + [(b"host", host.encode("latin-1"))]
 
 

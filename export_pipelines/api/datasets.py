@@ -54,7 +54,7 @@ def preview_dataset(
     request: Request,
     dataset: DataSetId,
     user: Reader,
-    columns: Annotated[str | None, Query(max_length=6000, description="Names, parted by commas.")] = None,
+    columns: Annotated[str | None, Query(max_length=4000, description="Names, parted by commas.")] = None,
     limit: Annotated[int | None, Query(ge=1, description="As a request would have it.")] = None,
 ) -> PreviewOut:
     """The first rows of an answer, and how many there would be. Every other parameter is a filter, as for an
@@ -98,11 +98,11 @@ async def export_dataset(
         str | None, Query(alias="fileType", max_length=20, description="csv, json, jsonl, parquet or excel.")
     ] = None,
     compression: Annotated[str | None, Query(max_length=20, description="none, gzip or zstd.")] = None,
-    columns: Annotated[str | None, Query(max_length=6000, description="Names, parted by commas.")] = None,
+    columns: Annotated[str | None, Query(max_length=4000, description="Names, parted by commas.")] = None,
     limit: Annotated[int | None, Query(ge=1, description="Not more rows than this.")] = None,
     environment: Annotated[str | None, Query(max_length=200, description="Environment that asks.")] = None,
     email: Annotated[str | None, Query(max_length=320, description="Told when it has ended.")] = None,
-    webhook: Annotated[str | None, Query(max_length=2000, description="Called when it has ended.")] = None,
+    webhook: Annotated[str | None, Query(max_length=1000, description="Called when it has ended.")] = None,
     prefer: Prefer = None,
 ) -> Response:
     """Ask for data by an address alone. `delimiter`, `bom` and `neutralise_formulas` are those of POST /requests. Every

@@ -61,4 +61,4 @@ def allowed_methods(path: str) -> set[str]:
     """Methods that an address of the API knows; Starlette tells those of one route only."""
     routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
     pattern = next((route.path for route in routes if route.path_regex.match(path)), None)
-    return {method for route in routes if route.path == pattern for method in route.methods}
+    return {method for route in routes if route.path == pattern for method in route.methods or ()}

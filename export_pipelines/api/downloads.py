@@ -25,7 +25,7 @@ from export_pipelines.api.models import FILE_CONTENT, REQUEST_ID
 from export_pipelines.api.problems import Problem, responses
 from export_pipelines.catalog.audit import Actor
 from export_pipelines.catalog.requests import RequestFile, RequestRow
-from export_pipelines.errors import IntegrityError, ObjectMissing
+from export_pipelines.errors import CatalogError, IntegrityError, ObjectMissing
 from export_pipelines.formats.encryption import NO_KEYS
 from export_pipelines.specs.dataset import Links
 from export_pipelines.steps.reading import open_stored
@@ -245,7 +245,12 @@ class Download:
         """Close the file, and note the end."""
         with suppress(Exception):
             self._stack.close()
-        self.service.downloads.finish(self.number, self.row.id, self.actor, self.sent, complete=complete, reason=reason)
+        try:
+            self.service.downloads.finish(
+                self.number, self.row.id, self.actor, self.sent, complete=complete, reason=reason
+            )
+        except CatalogError as error:
+            log.warning("the end of download %d of %s is not noted: %s", self.number, self.row.id, error.message)
 
 
 class FileResponse(Response):

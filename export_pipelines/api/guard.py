@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("export_pipelines.api")
 
 MAX_HEADER_BYTES = 16 * 1024
-MAX_PATH_BYTES = 8 * 1024
+MAX_PATH_BYTES = 16 * 1024
 BODY_SECONDS = 20.0
 """For a whole body to come."""
 
@@ -78,6 +78,9 @@ class Guard:
         """Raises Problem: the call is too big in some way. Raises Refused: one too many."""
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             raise Problem(431, f"the headers are over {MAX_HEADER_BYTES} bytes")
+        host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        if host and not addresses.is_host(host.decode("latin-1")):
+            raise Problem(400, "the header Host is no name of a host")
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_PATH_BYTES:
             raise Problem(414, f"the address is over {MAX_PATH_BYTES} bytes", hint="POST /requests takes longer ones")
         if "\0" in scope["path"] or "\\" in scope["path"]:

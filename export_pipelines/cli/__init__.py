@@ -42,6 +42,8 @@ _COMMANDS = {
     "status": _Entry("tables", "Say of each table what is exported, archived and cleaned up."),
     "run": _Entry("run", "Export, archive and clean up partitions, as Dagster runs."),
     "load": _Entry("load", "Load files, databases and APIs into tables of PostgreSQL."),
+    "pause": _Entry("pause", "Keep tables from being loaded by themselves, or list which are."),
+    "resume": _Entry("pause", "End a pause."),
     "dump": _Entry("dump", "Dump any range of tables into files, cut into batches."),
     "token": _Entry("token", "Make, list and revoke API tokens of the service."),
     "client": _Entry("client", "Make, list, rotate and revoke clients that read tables by signed calls (HAWK)."),

@@ -36,7 +36,8 @@ INBOX = f"{FLIGHTS}/flights_inbox"
 @click.command("demo")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--mysql", is_flag=True, help="Take the dumps of the health service, from a MariaDB started for them.")
-def demo_command(as_json: bool, mysql: bool) -> int:
+@click.option("--load", "loading", is_flag=True, help="Load tables instead, from a local HTTP server.")
+def demo_command(as_json: bool, mysql: bool, loading: bool) -> int:
     """Load real tables, export, archive and clean them up as Dagster runs, verify the archive, and show what there is.
 
     flights is cut into 365 days and weather into 12 months; airlines, airports and planes are snapshots; of the
@@ -44,7 +45,14 @@ def demo_command(as_json: bool, mysql: bool) -> int:
 
     With --mysql, nothing of that but the dumps of a health service: a MariaDB, which must be installed, is started with
     its data in .local/mariadb; of zm and mcct all weeks are taken, and bcu and vaud are snapshots.
+
+    With --load, the way in: monthly CSV files, an Excel sheet and a paged API of a local HTTP server are loaded, in a
+    project of its own in .local/demo-load.
     """
+    if loading:
+        from export_pipelines.cli.demo_load import demo_load
+
+        return demo_load(as_json=as_json)
     from export_pipelines.cli.project import opened, warn_of_broken
 
     begun = time.monotonic()

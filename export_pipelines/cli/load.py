@@ -243,7 +243,8 @@ def one(project: Opened, name: str) -> LoadAssets:
 
 def in_order(found: Sequence[LoadAssets]) -> list[LoadAssets]:
     """Those that others wait for come first."""
-    left, done = {each.load.id: each for each in found}, list[LoadAssets]()
+    left = {each.load.id: each for each in found}
+    done: list[LoadAssets] = []
     while left:
         ready = [each for each in left.values() if not any(name in left for name in each.load.spec.upstream)]
         for each in ready or list(left.values()):

@@ -204,6 +204,18 @@ class DueCleanupSensorSpec(SensorSpec):
     default_status: DefaultStatus = DefaultStatus.RUNNING
 
 
+class LoadSensorSpec(SensorSpec):
+    """Lands and loads by itself: what has waited for its `keep_pause`, and what others have made. It keeps to the
+    tables' windows of the day, priorities and routes, and passes over what is paused."""
+
+    interval_seconds: int = Field(default=30, ge=1)
+    failures: int = Field(default=3, ge=1)
+    """After so many failures in a row a table waits for its `keep_pause`, as after a success."""
+    failure_pause_minutes: float = Field(default=10, ge=0)
+    """Minutes between a failure and the next attempt until then."""
+    default_status: DefaultStatus = DefaultStatus.RUNNING
+
+
 class FailureNoticeSpec(SensorSpec):
     """Tells people of failed runs, refused cleanups, late rows and missed schedules: once a cause."""
 
@@ -212,6 +224,8 @@ class FailureNoticeSpec(SensorSpec):
     """Gets a JSON object by POST: `title`, `text`, `hint`, `link`, `table`, `run_id`."""
     email_to: tuple[str, ...] = ()
     """Addresses."""
+    email_owners: bool = False
+    """Whether the owners of a table to load (those that are e-mail addresses) are told of its failures, too."""
     email_from: str = "export-pipelines@localhost"
     """Sender."""
     smtp_host: FromEnvironment | str = "localhost"
@@ -228,6 +242,6 @@ class FailureNoticeSpec(SensorSpec):
 
     @model_validator(mode="after")
     def _somewhere(self) -> FailureNoticeSpec:
-        if not self.email_to and not self.webhook_url:
+        if not self.email_to and not self.webhook_url and not self.email_owners:
             raise ValueError("give email_to, webhook_url, or both")
         return self

@@ -6,7 +6,7 @@ One op does both steps, and tells of each file as soon as it is done (load_run.p
 
 # No `from __future__ import annotations` here: Dagster looks at the annotation of an op's context as an object.
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,10 @@ class LoadAssets:
 
 
 def load_assets(
-    load: LoadDefinition, upstream: Sequence[dg.AssetKey] = (), origin: LoadDefinition | None = None
+    load: LoadDefinition,
+    resources: Mapping[str, Any],
+    upstream: Sequence[dg.AssetKey] = (),
+    origin: LoadDefinition | None = None,
 ) -> LoadAssets:
     """The assets and the job of a table. Nothing is read or connected to.
 
@@ -67,7 +70,9 @@ def load_assets(
         warnings.simplefilter("ignore", category=dg.PreviewWarning)
         warnings.simplefilter("ignore", category=dg.BetaWarning)
         specs = [_land_spec(load), _load_spec(load)]
-        return LoadAssets(load, _source_spec(load, upstream), _steps(load, specs, origin), _pull_job(load, origin))
+        return LoadAssets(
+            load, _source_spec(load, upstream), _steps(load, specs, origin), _pull_job(load, resources, origin)
+        )
 
 
 def load_job_name(load_id: str) -> str:
@@ -193,7 +198,7 @@ def _steps(load: LoadDefinition, specs: Sequence[dg.AssetSpec], origin: LoadDefi
     return steps
 
 
-def _pull_job(load: LoadDefinition, origin: LoadDefinition | None) -> dg.JobDefinition:
+def _pull_job(load: LoadDefinition, resources: Mapping[str, Any], origin: LoadDefinition | None) -> dg.JobDefinition:
     @dg.op(
         name=load_op_name(load.id),
         config_schema=PULL_CONFIG,
@@ -205,6 +210,8 @@ def _pull_job(load: LoadDefinition, origin: LoadDefinition | None) -> dg.JobDefi
     def pull(context: dg.OpExecutionContext) -> Any:
         yield dg.Output(None, metadata=run_pull(context, load, origin))
 
+    # Dagster would bind them to a copy of the job, and warn when it copies the sensor that has the job, too.
+    own = {key: resources[key] for key in sorted(required_resources(load, origin))}
     tags = {
         LOAD_TAG: load.id,
         "export_pipelines/table": load.id,
@@ -212,7 +219,13 @@ def _pull_job(load: LoadDefinition, origin: LoadDefinition | None) -> dg.JobDefi
         "dagster/max_runtime": str(STALLED_SECONDS),
     }
 
-    @dg.job(name=load_job_name(load.id), description=f"Lands and loads what is new of {load.id}.", tags=tags)
+    @dg.job(
+        name=load_job_name(load.id),
+        description=f"Lands and loads what is new of {load.id}.",
+        tags=tags,
+        resource_defs=own,
+        executor_def=dg.in_process_executor,
+    )
     def job() -> None:
         pull()
 

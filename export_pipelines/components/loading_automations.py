@@ -16,11 +16,14 @@ from export_pipelines.components.automation import (
     ExpireScheduleSpec,
     ExportScheduleSpec,
     FailureNoticeSpec,
+    LoadSensorSpec,
     UpstreamSensorSpec,
     VerifyScheduleSpec,
 )
 from export_pipelines.components.drill import CHECK as DRILL
 from export_pipelines.components.drill import drill_definitions
+from export_pipelines.components.load_assets import LoadAssets
+from export_pipelines.components.load_sensor import load_sensor
 from export_pipelines.components.notices import failure_notice
 from export_pipelines.components.resources import PostgresConnectionResource
 from export_pipelines.components.schedules import expire_schedules, export_schedules
@@ -41,6 +44,7 @@ AUTOMATION: dict[str, type[AutomationSpec]] = {
     "ChainSensor": ChainSensorSpec,
     "UpstreamSensor": UpstreamSensorSpec,
     "DueCleanupSensor": DueCleanupSensorSpec,
+    "LoadSensor": LoadSensorSpec,
     "FailureNotice": FailureNoticeSpec,
 }
 """Types of the documents in schedules/."""
@@ -56,15 +60,23 @@ def add_automation(project: Project, document: Document) -> None:
         _check_drill(project, spec, tables, document)
     if isinstance(spec, VerifyScheduleSpec):
         _refuse_second_verify(project, tables, document)
+    loads = list(project.loads_named(spec.tables))
     try:
-        project.automations.append((spec.name, automation(spec, tables, project.resources)))
+        project.automations.append((spec.name, automation(spec, tables, project.resources, loads)))
     except Exception as error:  # Dagster's own rules, and rhythms that cannot be
         raise document.error(str(error)) from error
 
 
-def automation(spec: AutomationSpec, tables: Sequence[TableAssets], resources: Mapping[str, Any]) -> dg.Definitions:
+def automation(
+    spec: AutomationSpec,
+    tables: Sequence[TableAssets],
+    resources: Mapping[str, Any],
+    loads: Sequence[LoadAssets] = (),
+) -> dg.Definitions:
     """The schedules or the sensor of a document."""
     match spec:
+        case LoadSensorSpec():
+            return load_sensor(spec, loads)
         case VerifyScheduleSpec():
             return verify_definitions(spec, tables, resources)
         case ExportScheduleSpec():
@@ -80,18 +92,24 @@ def automation(spec: AutomationSpec, tables: Sequence[TableAssets], resources: M
         case DueCleanupSensorSpec():
             return dg.Definitions(sensors=[due_cleanup_sensor(spec, tables)])
         case FailureNoticeSpec():
-            return dg.Definitions(sensors=[failure_notice(spec, tables)])
+            return dg.Definitions(sensors=[failure_notice(spec, tables, loads)])
     raise TypeError(f"nothing to make of {type(spec).__name__}")
 
 
 def _tables_of(project: Project, spec: AutomationSpec, document: Document) -> list[TableAssets]:
     """The tables that a document names. A broken table breaks what names it by its id; patterns pass over it."""
+    both = isinstance(spec, FailureNoticeSpec)
+    loading = isinstance(spec, LoadSensorSpec)
     for number, pattern in enumerate(spec.tables):
-        if pattern == "*" or any(project.tables_named([pattern])):
+        if pattern == "*" or (not loading and any(project.tables_named([pattern]))):
+            continue
+        if (both or loading) and any(project.loads_named([pattern])):
             continue
         broken = any(fnmatch.fnmatchcase(each.id, pattern) for each in project.broken)
         why = "is broken itself" if broken else "matches no table"
-        hint = "mend the table first" if broken else suggest(pattern, list(project.tables))
+        hint = (
+            "mend the table first" if broken else suggest(pattern, list(project.loads if loading else project.tables))
+        )
         raise document.error(f"{pattern!r} {why}", ("tables", number), hint)
     return list(project.tables_named(spec.tables))
 

@@ -38,7 +38,7 @@ def add_loads(project: Project, found: Mapping[str, LoadDefinition]) -> None:
         origin = left[source.table] if isinstance(source, TableSource) else None
         upstream = [_last_key(project, left, name) for name in load.spec.upstream]
         try:
-            project.loads[load.id] = load_assets(load, upstream, origin)
+            project.loads[load.id] = load_assets(load, project.resources, upstream, origin)
         except Exception as error:  # Dagster's own rules, of names, owners, tags …
             _break(project, load, [SpecError(f"Dagster refuses it: {error}", file=load.folder / "defs.yaml")])
 

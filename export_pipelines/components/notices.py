@@ -21,6 +21,7 @@ from dagster._utils.schedules import schedule_execution_time_iterator
 
 from export_pipelines.components import run_feed
 from export_pipelines.components.automation import FailureNoticeSpec
+from export_pipelines.components.load_assets import LOAD_TAG, LoadAssets
 from export_pipelines.components.resources import from_environment
 from export_pipelines.components.sensors import sensor_status
 from export_pipelines.components.tables import CHECKS, CHECKS_TAG, TableAssets, asset_key
@@ -43,9 +44,13 @@ class Notice:
     link: str
     table: str
     run_id: str
+    owners: Sequence[str] = ()
+    """Addresses that are told, too."""
 
 
-def failure_notice(spec: FailureNoticeSpec, tables: Sequence[TableAssets]) -> dg.SensorDefinition:
+def failure_notice(
+    spec: FailureNoticeSpec, tables: Sequence[TableAssets], loads: Sequence[LoadAssets] = ()
+) -> dg.SensorDefinition:
     """A sensor that tells of failed runs (refused cleanups among them), of failed checks such as late rows, and of
     schedules that are on and were missed twice in a row.
 
@@ -59,7 +64,7 @@ def failure_notice(spec: FailureNoticeSpec, tables: Sequence[TableAssets]) -> dg
         now = time.time()
         told = {cause: at for cause, at in state.get("told", {}).items() if at > now - spec.repeat_hours * 3600}
         waiting = [Notice(**each) for each in state.get("waiting", ())]
-        found = [notice for run in runs for notice in _notices(context.instance, run, spec, tables)]
+        found = [notice for run in runs for notice in _notices(context.instance, run, spec, tables, loads)]
         for notice in [*found, *_missed(context, spec, tables, now)]:
             if notice.cause not in told:
                 told[notice.cause] = now
@@ -97,15 +102,21 @@ def _cause(text: str) -> str:
 
 
 def _notices(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, spec: FailureNoticeSpec, tables: Sequence[TableAssets]
+    instance: dg.DagsterInstance,
+    run: dg.DagsterRun,
+    spec: FailureNoticeSpec,
+    tables: Sequence[TableAssets],
+    loads: Sequence[LoadAssets],
 ) -> Iterator[Notice]:
-    table = _table_of(run, tables)
+    load = _load_of(run, loads)
+    table = load.load.id if load else _table_of(run, tables)
     if table is None:
         return
+    owners = [each for each in load.load.spec.owners if "@" in each] if load and spec.email_owners else []
     link = f"{from_environment(spec.ui_url).rstrip('/')}/runs/{run.run_id}"
     if run.status is dg.DagsterRunStatus.FAILURE:
         text, hint = _reason(instance, run)
-        yield Notice(_cause(f"{table}: {text}"), f"{table}: a run failed", text, hint, link, table, run.run_id)
+        yield Notice(_cause(f"{table}: {text}"), f"{table}: a run failed", text, hint, link, table, run.run_id, owners)
     archives = {asset_key(each.table, "archive"): each.table.id for each in tables}
     for check in _failed_checks(instance, run):
         if CHECKS_TAG in run.tags:
@@ -115,7 +126,8 @@ def _notices(
         where = f" {check.partition}" if check.partition else ""
         text = f"{check.check_name} of {check.asset_key.to_user_string()}{where}: {check.description or 'failed'}"
         hint = "run the export of this partition again" if check.check_name == "no_late_rows" else "see the run"
-        yield Notice(_cause(text), f"{table}: check {check.check_name} failed", text, hint, link, table, run.run_id)
+        title = f"{table}: check {check.check_name} failed"
+        yield Notice(_cause(text), title, text, hint, link, table, run.run_id, owners)
 
 
 def _missed(
@@ -161,6 +173,12 @@ def _table_of(run: dg.DagsterRun, tables: Sequence[TableAssets]) -> str | None:
     return ", ".join(own) or None
 
 
+def _load_of(run: dg.DagsterRun, loads: Sequence[LoadAssets]) -> LoadAssets | None:
+    """The table to load that a run was for."""
+    name, selected = run.tags.get(LOAD_TAG), run.asset_selection or frozenset()
+    return next((each for each in loads if each.load.id == name or selected & each.steps.keys), None)
+
+
 def _reason(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str]:
     """What a failed run says, and its hint."""
     for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
@@ -185,7 +203,7 @@ def send(spec: FailureNoticeSpec, notice: Notice) -> None:
     """Send by all ways that the spec names. Raises OSError or smtplib.SMTPException if one fails."""
     if spec.webhook_url:
         _post(from_environment(spec.webhook_url), notice)
-    if spec.email_to:
+    if spec.email_to or notice.owners:
         _mail(spec, notice)
 
 
@@ -206,7 +224,7 @@ def _mail(spec: FailureNoticeSpec, notice: Notice) -> None:
     message = EmailMessage()
     message["Subject"] = notice.title
     message["From"] = spec.email_from
-    message["To"] = ", ".join(spec.email_to)
+    message["To"] = ", ".join(dict.fromkeys((*spec.email_to, *notice.owners)))
     message.set_content(f"{notice.text}\n\nhint: {notice.hint or 'see the run'}\n\n{notice.link}\n")
     with_login = spec.smtp_user and spec.smtp_password
     server = MailServer(

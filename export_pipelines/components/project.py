@@ -142,6 +142,12 @@ class Project:
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
                 yield each
 
+    def loads_named(self, patterns: Iterable[str]) -> Iterator[LoadAssets]:
+        """The tables to load whose id matches any of some patterns."""
+        for name, each in self.loads.items():
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+                yield each
+
 
 def load_project(root: Path, dsl_path: Path | None = None, *, automations: bool = True) -> Project:
     """Read the project at `root`, its schedules/ too with `automations`. Raises nothing for what is broken in it."""

@@ -23,6 +23,7 @@ from export_pipelines.components.automation import (
     ExpireScheduleSpec,
     ExportScheduleSpec,
     FailureNoticeSpec,
+    LoadSensorSpec,
     UpstreamSensorSpec,
     VerifyScheduleSpec,
 )
@@ -42,6 +43,7 @@ from export_pipelines.components.resources import (
 )
 from export_pipelines.errors import RequestError, SpecErrors
 from export_pipelines.specs.dataset import DataSetSpec
+from export_pipelines.specs.load import LoadSpec
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.service import ServiceSpec
 from export_pipelines.specs.table import TableSpec
@@ -58,6 +60,8 @@ __all__ = [
     "ExportTable",
     "FailureNotice",
     "FilesystemStore",
+    "LoadSensor",
+    "LoadTable",
     "MysqlConnection",
     "OpenSearch",
     "PostgresConnection",
@@ -158,6 +162,24 @@ class DataSet(Shell):
 
 
 @dg.scaffold_with(TemplateScaffolder)
+class LoadTable(Shell):
+    """A table to load."""
+
+    model = LoadSpec
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        folder = context.path if context.path.is_dir() else context.path.parent
+        project = _project()
+        for broken in project.broken:
+            if broken.folder.resolve() == folder.resolve():
+                raise SpecErrors(broken.errors)
+        for each in project.loads.values():
+            if each.load.folder.resolve() == folder.resolve():
+                return dg.Definitions(assets=each.assets, jobs=[each.job], resources=project.resources)
+        raise RequestError(f"{folder} is not below assets/ of the project {project.root}")
+
+
+@dg.scaffold_with(TemplateScaffolder)
 class Service(Shell):
     """How exports on demand are served: settings, nothing that Dagster knows."""
 
@@ -246,7 +268,8 @@ class AutomationShell(Shell):
         if not isinstance(self.spec, AutomationSpec):
             raise TypeError(type(self.spec).__name__)
         project = _project()
-        return automation(self.spec, list(project.tables_named(self.spec.tables)), project.resources)
+        tables, loads = project.tables_named(self.spec.tables), project.loads_named(self.spec.tables)
+        return automation(self.spec, list(tables), project.resources, list(loads))
 
 
 @dg.scaffold_with(TemplateScaffolder)
@@ -296,6 +319,13 @@ class DueCleanupSensor(AutomationShell):
     """Cleans up the partitions whose keep period is over."""
 
     model = DueCleanupSensorSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class LoadSensor(AutomationShell):
+    """Lands and loads by itself."""
+
+    model = LoadSensorSpec
 
 
 @dg.scaffold_with(TemplateScaffolder)

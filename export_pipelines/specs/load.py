@@ -63,6 +63,9 @@ class HttpOptions(SpecModel):
     or else after 1, 2, 4 … seconds."""
     max_bytes: int = Field(default=10 * 2**30, ge=1)
     """A file or page that is larger fails."""
+    hosts: tuple[str, ...] = ()
+    """More hosts (`host` or `host:port`) that links and redirects may lead to. Without, they stay on the host of the
+    URL: what a listing says must not make us call other servers."""
 
 
 class FolderSource(SpecModel):

@@ -98,9 +98,10 @@ def _fit(archived: Archived, found: dict[str, list[Generation]], max_bytes: int 
 
 
 def _unlike(manifest: ArtifactManifest) -> bool:
-    """Whether a file's rows need not come back as COPY spelt them: it was adopted, or its format changed values."""
-    layout = manifest.export.layout
-    return manifest.adopted or (layout is not None and bool(layout.lossy))
+    """Whether a file's rows need not come back as COPY spelt them: it was adopted, or its format converted values."""
+    export = manifest.export
+    converted = export.layout is not None and bool(export.layout.conversions) and not export.exact
+    return manifest.adopted or converted
 
 
 def _refuse_other(piece: Generation, engine: str) -> None:

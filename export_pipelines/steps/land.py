@@ -1,17 +1,45 @@
-"""Land: copy what a source has into the landing store, as it is, once."""
+"""Land: copy what a source has into the landing store, as it is, once.
+
+Each file is stored under the SHA-256 of its content, and its manifest is the commit point: the chain of a table's
+manifests says what landed, in which order. A file without a manifest does not exist.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
-from export_pipelines.manifest import LandedManifest
+from export_pipelines.errors import IntegrityError, ObjectMissing, RequestError, SourceError
+from export_pipelines.manifest import FileProof, LandedManifest
+from export_pipelines.sources.database import postgres_reader
+from export_pipelines.sources.files import Download, FileSource, Found
+from export_pipelines.sources.files_folder import FolderFiles
+from export_pipelines.sources.http_client import Gone
 from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
-from export_pipelines.specs.load import LoadDefinition
+from export_pipelines.specs.load import (
+    RESERVED,
+    DatabaseSource,
+    FolderSource,
+    HttpSource,
+    LoadDefinition,
+    S3Source,
+    TableSource,
+)
+from export_pipelines.specs.table import Compression
+from export_pipelines.sql import quote_identifier
 from export_pipelines.steps.context import Progress, silent
+from export_pipelines.steps.land_rows import Before, Pull, Pulled
+from export_pipelines.steps.land_sources import file_source
+from export_pipelines.steps.land_storing import Chain, Spool, landed_folder, now, read_proof, spool, store_content
 from export_pipelines.stores.base import Store
 from export_pipelines.windows import Window
+
+_TRIES = 3
+_REPORT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -24,13 +52,19 @@ class LandContext:
     target: PostgresSource | None = None
     """The database of the table: what `repeat.sql` asks."""
     database: PostgresSource | MysqlSource | None = None
-    """Of a `database` source with `connection`: the database that is read."""
+    """Of a `database` source with `connection`, and of a `table` source: the database that is read."""
+    relation: str = ""
+    """Of a `table` source: `schema.name` of that table in `database`."""
     window: Window | None = None
     """The partition, where the table has windows."""
     names: tuple[str, ...] = ()
     """Land these files only (file partitions); all when empty."""
     run_id: str = ""
     progress: Callable[[Progress], None] = field(default=silent)
+
+    @property
+    def partition(self) -> str:
+        return "" if self.window is None or self.window.is_snapshot else self.window.partition
 
 
 @dataclass(frozen=True)
@@ -48,23 +82,29 @@ class LandResult:
 
 
 def land(ctx: LandContext, *, force: bool = False) -> LandResult:
-    """Copy what is new at the source. The same name with the same content is landed once; with other content it is a new
-    landing: A → B → A is three. With `force`, content is fetched even where the source says that it did not change.
+    """Copy what is new at the source. The same name with the same content is landed once; with other content it is a
+    new landing: A → B → A is three. With `force`, content is fetched even where the source says that it did not change.
 
-    Crash: each file is there with its manifest, or it is not there for anybody; a file that was published without its
+    Crash: each file is there with its manifest, or it is not there for anybody; a file that was stored without its
     manifest is adopted by the next landing instead of being stored twice.
 
     Raises:
-        SourceError: the source refused or failed, or its answer is not what was asked for.
+        SourceError: the source refused or failed, or its answer is not what was asked for. What landed before stays.
         StoreError: the landing store failed.
         RequestError: what the definition asks for cannot be done.
     """
-    raise NotImplementedError
+    chain = Chain.read(ctx.store, ctx.load.id)
+    if isinstance(ctx.load.spec.source, DatabaseSource | TableSource):
+        return _land_rows(ctx, chain)
+    return _Landing(ctx, chain, force).run()
 
 
 def list_files(ctx: LandContext) -> list[str]:
     """The names that a source lists now: the keys of file partitions. Empty of sources that list no files."""
-    raise NotImplementedError
+    if not isinstance(ctx.load.spec.source, FolderSource | S3Source | HttpSource):
+        return []
+    source = file_source(ctx.load.spec, ctx.window, ctx.target)
+    return [found.name for found in source.list()]
 
 
 def landed_files(store: Store, table_id: str) -> list[LandedManifest]:
@@ -73,9 +113,227 @@ def landed_files(store: Store, table_id: str) -> list[LandedManifest]:
     Raises:
         IntegrityError: the chain of manifests is broken.
     """
-    raise NotImplementedError
+    return Chain.read(store, table_id).entries
+
+
+def land_upload(
+    ctx: LandContext, name: str, pieces: Iterable[bytes], *, url: str = "", version: str = ""
+) -> tuple[LandedManifest, bool]:
+    """Land one file that somebody brings. False if the newest of that name has the same content: it is that one."""
+    chain = Chain.read(ctx.store, ctx.load.id)
+    with spool() as content:
+        for piece in pieces:
+            content.write(piece)
+        content.finish()
+        last = chain.latest.get(name)
+        if last is not None and last.file.raw_sha256 == content.raw_sha256 and last.partition == ctx.partition:
+            return last, False
+        return _commit(ctx, chain, Found(name, url), version, content)
 
 
 def check_landed(store: Store, table_id: str) -> list[str]:
-    """What is wrong with the landed files of a table: each is read again and compared with its manifest."""
-    raise NotImplementedError
+    """What is wrong with the landed files of a table: each is read again and compared with its manifest.
+
+    Raises:
+        IntegrityError: the chain of manifests is broken.
+    """
+    problems: list[str] = []
+    proofs = {proof.key: proof for entry in landed_files(store, table_id) for proof in entry.objects}
+    for key, proof in proofs.items():
+        try:
+            found = read_proof(store, key)
+        except (ObjectMissing, IntegrityError) as error:
+            problems.append(error.message)
+            continue
+        if (found.size, found.sha256) != (proof.size, proof.sha256):
+            problems.append(f"{key} is not what its manifest says: {found.size} bytes, and another SHA-256")
+    return problems
+
+
+class _Landing:
+    """The landing of a source of files."""
+
+    def __init__(self, ctx: LandContext, chain: Chain, force: bool) -> None:
+        self._ctx = ctx
+        self._chain = chain
+        self._force = force
+        self._before = dict(chain.latest)
+        self._landed: list[LandedManifest] = []
+        self._unchanged = 0
+        self._gone: list[str] = []
+        self._bytes = 0
+
+    def run(self) -> LandResult:
+        source = file_source(self._ctx.load.spec, self._ctx.window, self._ctx.target)
+        listed: set[str] = set()
+        for found in source.list():
+            listed.add(found.name)
+            if self._ctx.names and found.name not in self._ctx.names:
+                continue
+            try:
+                self._take(source, found)
+            except Gone:
+                # The listing is older than what happened to the file.
+                self._gone.append(found.name)
+        waiting = source.waiting if isinstance(source, FolderFiles) else []
+        if missing := [name for name in self._ctx.names if name not in listed and name not in waiting]:
+            self._gone += missing
+        elif not self._ctx.names:
+            mine = {name for name, entry in self._before.items() if entry.partition == self._ctx.partition}
+            self._gone += sorted(mine - listed - set(waiting))
+        return LandResult(tuple(self._landed), self._unchanged, tuple(dict.fromkeys(self._gone)), tuple(waiting))
+
+    def _take(self, source: FileSource, found: Found) -> None:
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return self._take_once(source, found)
+            except SourceError as error:
+                if not error.transient or attempt == _TRIES or isinstance(error, Gone):
+                    raise
+                time.sleep(attempt * 0.2)
+        return None
+
+    def _take_once(self, source: FileSource, found: Found) -> None:
+        last = self._chain.latest.get(found.name)
+        known = last.version if last is not None and not self._force else ""
+        with source.open(found, known) as download, spool() as content:
+            if download is None:
+                self._unchanged += 1
+                return
+            self._read(download, content)
+            if (
+                last is not None
+                and last.file.raw_sha256 == content.raw_sha256
+                and last.partition == self._ctx.partition
+            ):
+                self._unchanged += 1
+                return
+            entry, new = _commit(self._ctx, self._chain, found, download.version, content)
+        if new:
+            self._landed.append(entry)
+        else:
+            self._unchanged += 1
+
+    def _read(self, download: Download, content: Spool) -> None:
+        reported = self._bytes
+        for piece in download.pieces:
+            content.write(piece)
+            self._bytes += len(piece)
+            if self._bytes - reported >= _REPORT_BYTES:
+                reported = self._bytes
+                _report(self._ctx, 0, self._bytes)
+        content.finish()
+
+
+def _report(ctx: LandContext, rows: int, size: int) -> None:
+    ctx.progress(Progress("land", ctx.load.id, ctx.partition, rows, size))
+
+
+def _commit(
+    ctx: LandContext,
+    chain: Chain,
+    found: Found,
+    version: str,
+    content: Spool,
+    pulled: Pulled | None = None,
+    state_file: FileProof | None = None,
+) -> tuple[LandedManifest, bool]:
+    """Store what was read, and write its manifest behind it."""
+    proof = store_content(ctx.store, landed_folder(ctx.load.id), found.name, content)
+    return chain.add(
+        {
+            "run_id": ctx.run_id,
+            "source": ctx.load.spec.source.type,
+            "name": found.name,
+            "url": found.url,
+            "version": version,
+            "partition": ctx.partition,
+            "file": proof,
+            "fetched": now(),
+            "definition_version": ctx.load.version,
+            "rows": pulled.rows if pulled else None,
+            "state": pulled.state if pulled else {},
+            "state_file": state_file,
+        }
+    )
+
+
+# Rows of databases
+
+
+def _land_rows(ctx: LandContext, chain: Chain) -> LandResult:
+    spec, select = _pull_spec(ctx)
+    name = f"{ctx.partition}/{_rows_name(ctx)}" if ctx.partition else _rows_name(ctx)
+    mine = [entry for entry in chain.entries if entry.partition == ctx.partition and entry.name == name]
+    pull = Pull(spec, ctx.database, select, ctx.window, _before(ctx, spec, mine))
+    with spool(Compression.ZSTD) as content, spool() as digests:
+        written = _Batched(content, lambda size: _report(ctx, 0, size))
+        pulled = pull.run(written.write, digests.write)
+        written.flush()
+        content.finish()
+        digests.finish()
+        last = mine[-1] if mine else None
+        if not pulled.changed or (spec.mode == "full" and last and last.file.raw_sha256 == content.raw_sha256):
+            return LandResult((), 1)
+        state_file = None
+        if digests.raw_size:
+            state_file = store_content(ctx.store, landed_folder(ctx.load.id), "digests", digests)
+        found = Found(name, ctx.database.name if ctx.database else "")
+        entry, new = _commit(ctx, chain, found, pulled.state.get("seen", ""), content, pulled, state_file)
+    return LandResult((entry,), 0) if new else LandResult((), 1)
+
+
+class _Batched:
+    """Records come one by one, and are hashed and compressed in larger pieces."""
+
+    def __init__(self, content: Spool, report: Callable[[int], None]) -> None:
+        self._content = content
+        self._report = report
+        self._records: list[bytes] = []
+        self._size = 0
+
+    def write(self, record: bytes) -> None:
+        self._records.append(record)
+        self._size += len(record)
+        if self._size >= 1 << 18:
+            self.flush()
+
+    def flush(self) -> None:
+        self._content.write(b"".join(self._records))
+        self._records, self._size = [], 0
+        self._report(self._content.raw_size)
+
+
+def _rows_name(ctx: LandContext) -> str:
+    source = ctx.load.spec.source
+    table = source.table if isinstance(source, DatabaseSource) else ctx.relation
+    return f"{table or ctx.load.name}.csv"
+
+
+def _pull_spec(ctx: LandContext) -> tuple[DatabaseSource, str | None]:
+    """What to pull, and its SELECT if it is no plain table."""
+    source = ctx.load.spec.source
+    if isinstance(source, DatabaseSource):
+        if source.connection and ctx.database is None:
+            raise RequestError(f"the connection {source.connection!r} is not there", hint="look into resources/")
+        return source, ctx.load.select_sql
+    if not isinstance(ctx.database, PostgresSource) or not ctx.relation:
+        raise RequestError("the table of a `table` source is not known", hint="its id must be one of a loaded table")
+    relation = ".".join(quote_identifier(part) for part in ctx.relation.split("."))
+    with postgres_reader(ctx.database) as reader:
+        names = [name for name in reader.columns(f"SELECT * FROM {relation}", {}) if name not in RESERVED]
+    select = f"SELECT {', '.join(map(quote_identifier, names))} FROM {relation}"
+    return DatabaseSource(type="database", connection="table"), select
+
+
+def _before(ctx: LandContext, spec: DatabaseSource, mine: list[LandedManifest]) -> Before:
+    """What earlier pulls left; nothing if they pulled in another way."""
+    mine = [entry for entry in mine if entry.state.get("mode") == spec.mode]
+    if not mine:
+        return Before()
+    proof = mine[-1].state_file
+
+    def opened() -> BinaryIO:
+        return ctx.store.open(proof.key) if proof else io.BytesIO()
+
+    return Before(mine[-1].state, opened, tuple((entry.fetched, entry.state) for entry in mine))

@@ -12,7 +12,7 @@ from export_pipelines.errors import SourceError, TargetError
 from export_pipelines.sources.postgres import Session
 from export_pipelines.sql import quote_identifier
 from export_pipelines.targets.names import TableNames
-from export_pipelines.targets.tables import columns_of, patiently
+from export_pipelines.targets.tables import columns_of, lock_for_change
 
 Migrations = Sequence[tuple[str, str]]
 
@@ -49,7 +49,8 @@ def migrate(session: Session, names: TableNames, version: int, todo: Migrations)
 
     They find the table under its own name, as if there were no view.
     """
-    patiently(session, lambda: _detach(session, names))
+    lock_for_change(session, names, names.version(version))
+    _detach(session, names)
     _under_its_name(session, names, version, lambda: _run_all(session, names, todo, _run), view=True)
 
 

@@ -25,11 +25,13 @@ from export_pipelines.targets.registry import Counts
 from export_pipelines.targets.tables import (
     FILE_SETTING,
     TableColumn,
+    add_columns,
     add_own_indexes,
     columns_of,
     copy_structure,
     create_version,
     ensure_companions,
+    lock_for_change,
     patiently,
     typed_names,
 )
@@ -79,17 +81,29 @@ class LoadRun:
     def run(self) -> LoadResult:
         """Load. Raises what the functions of steps/load.py say; the caller rolls back."""
         self._migrate()
-        versions.lock(self._session, self._names)
-        state = versions.state(self._session, self._names)
-        if registry.state_of(self._session, self._entry) == "processed" and not self._force:
-            return already(self._session, self._names, self._entry)
-        if self._superseded():
-            return self._ignored(state.current if state else 0)
+        state, result = self._begin()
+        if result is not None:
+            return result
+        if state and self._widen(state):
+            self._session.commit()
+            state, result = self._begin()
+            if result is not None:
+                return result
         self._session.execute("SELECT set_config(%s, %s, true)", (FILE_SETTING, str(self._entry)))
         result = self._load(state)
         self._session.commit()
         versions.sweep(self._session, self._names, raw=self._spec.raw and self._spec.style in _ANEW)
         return result
+
+    def _begin(self) -> tuple[versions.State | None, LoadResult | None]:
+        """Begin the transaction, with the table locked against other loaders; a result if there is nothing to do."""
+        versions.lock(self._session, self._names)
+        state = versions.state(self._session, self._names)
+        if registry.state_of(self._session, self._entry) == "processed" and not self._force:
+            return state, already(self._session, self._names, self._entry)
+        if self._superseded():
+            return state, self._ignored(state.current if state else 0)
+        return state, None
 
     # Before the load
 
@@ -116,6 +130,31 @@ class LoadRun:
         registry.set_ignored(self._session, self._entry, "a newer file is loaded already")
         self._session.commit()
         return _result("superseded", self._entry, Counts(table_version=current), "", ())
+
+    def _widen(self, state: versions.State) -> bool:
+        """Add the columns that the tables lack, and make the view anew; whether there were any.
+
+        The caller commits at once: readers have to wait for this, and should not wait for a load. If that fails, the
+        columns are there, and empty.
+        """
+        plan, _ = self._plan(state)
+        ensure_companions(self._session, self._names, plan.header if self._spec.raw else None)
+        raw = self._lacking(
+            self._names.raw, [TableColumn(name, "text") for name in plan.header] if self._spec.raw else []
+        )
+        if raw:
+            patiently(self._session, lambda: add_columns(self._session, self._names.raw, raw))
+        relation = self._names.version(state.current)
+        new = [] if self._spec.style in _ANEW else self._lacking(relation, [*self._own_columns(), *plan.new])
+        if new:
+            lock_for_change(self._session, self._names, relation)
+            add_columns(self._session, relation, new)
+            self._show(state.current)
+        return bool(raw or new)
+
+    def _lacking(self, relation: str, columns: Sequence[TableColumn]) -> list[TableColumn]:
+        there = {column.name for column in columns_of(self._session, relation)} if columns else set()
+        return [column for column in columns if column.name not in there]
 
     # The load
 
@@ -151,12 +190,7 @@ class LoadRun:
     def _table(self, state: versions.State | None, plan: Plan) -> _Table:
         """The table to work on: that of the current version with all columns that it needs, or a new one."""
         if state and self._spec.style not in _ANEW:
-            table = _Table(state.current, self._names.version(state.current), False)
-            there = {column.name for column in columns_of(self._session, table.relation)}
-            if new := [column for column in (*self._own_columns(), *plan.new) if column.name not in there]:
-                added = ", ".join(f"ADD COLUMN {quote_identifier(c.name)} {c.type}" for c in new)
-                patiently(self._session, lambda: self._session.execute(f"ALTER TABLE {table.relation} {added}"))
-            return table
+            return _Table(state.current, self._names.version(state.current), False)
         number = (state.last if state else 0) + 1
         relation = create_version(self._session, self._names, number, [*self._own_columns(), *plan.table])
         if state is None and self._ctx.load.migrations:
@@ -291,7 +325,7 @@ class LoadRun:
         total = versions.rows_of(self._session, self._names, table.number) + self._grown(counts)
         versions.record(self._session, self._names, table.number, total, digest, self._entry)
         versions.point(self._session, self._names, table.number, last, self._ctx.load.version)
-        if state is None or table.anew or plan.new or state.definition_version != self._ctx.load.version:
+        if state is None or table.anew or state.definition_version != self._ctx.load.version:
             versions.forget_old(self._session, self._names, table.number, self._spec.target.keep_versions)
             self._show(table.number)
         if state is None:

@@ -114,14 +114,14 @@ class MysqlReading:
         found = conditions(self._dataset, self._query, self.available) if self._query else []
         where = " AND ".join(_condition(each, values, self._dataset.spec.timezone) for each in found)
         inner = self._select.query
-        sorted_by = [quote_identifier(name) for name in order(self._dataset, self.available)]
+        sorted_by = [quote_identifier(name) for name in order(self._dataset, self.available)] if ordered else []
         if self._select.ordered and not self._select.limited and ordered and not sorted_by:
             # An ORDER BY in a derived table counts only with a LIMIT.
             inner += f"\nLIMIT {_ALL}"
         # What stands before the conditions has no parameter.
         head = f"SELECT {columns} FROM ({inner}\n) AS {_DATA}"
         text = head + (self._session.bound(f" WHERE {where}", values) if where else "")
-        if sorted_by and ordered:
+        if sorted_by:
             text += f" ORDER BY {', '.join(sorted_by)}"
         limits = [int(each) for each in (at_most, self._query.limit if self._query else None) if each is not None]
         return text + (f" LIMIT {min(limits)}" if limits else "")

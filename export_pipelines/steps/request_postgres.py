@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,6 +23,7 @@ from export_pipelines.steps.request_reading import Limits, Take
 from export_pipelines.steps.request_texts import masked_list, select_text
 
 _BATCH_BYTES = 1 << 18
+_BATCH_SECONDS = 0.4
 _LOCK = "30s"
 _DATA = "export_pipelines_data"
 _SIGNS = {
@@ -67,15 +69,17 @@ class PostgresReading:
     def write(self, take: Take, at_most: int) -> None:
         text, values = self._statement(", ".join(map(self._column, self.columns)), at_most, ordered=True)
         batch: list[bytes] = []
-        size = 0
+        size, due = 0, time.monotonic() + _BATCH_SECONDS
 
         def write(record: bytes) -> None:
-            nonlocal batch, size
+            nonlocal batch, size, due
             batch.append(record)
             size += len(record)
-            if size >= _BATCH_BYTES:
+            # A slow query is to show its progress, too.
+            if size >= _BATCH_BYTES or time.monotonic() >= due:
                 full, batch, size = batch, [], 0
                 take(full)
+                due = time.monotonic() + _BATCH_SECONDS
 
         self._session.copy_out(text, copy_options(PLAIN), write, values)
         if batch:
@@ -113,8 +117,12 @@ class PostgresReading:
         where = " AND ".join(_condition(each, f"f{number}", values) for number, each in enumerate(found))
         inner = self._inner.replace("%", "%%")
         text = f"SELECT {columns} FROM ({inner}\n) AS {_DATA}" + (f" WHERE {where}" if where else "")
-        sorted_by = [quote_identifier(name).replace("%", "%%") for name in order(self._dataset, self.available)]
-        if sorted_by and ordered:
+        sorted_by = (
+            [quote_identifier(name).replace("%", "%%") for name in order(self._dataset, self.available)]
+            if ordered
+            else []
+        )
+        if sorted_by:
             text += f" ORDER BY {', '.join(sorted_by)}"
         limit = _least(at_most, self._query.limit if self._query else None)
         return text + (f" LIMIT {limit}" if limit is not None else ""), values

@@ -41,11 +41,13 @@ def masked_list(dataset: DataSetDefinition, names: Sequence[str], quote: Callabl
         SpecError: a column to exclude or mask is not there.
     """
     spec = dataset.spec
-    if unknown := {*spec.exclude_columns, *spec.mask_columns} - set(names):
-        raise SpecError(
-            f"columns {sorted(unknown)} to exclude or mask are not in {spec.table}",
-            file=dataset.folder / "defs.yaml",
-            hint=f"it has {', '.join(names)}",
-        )
+    for option, given in (("exclude_columns", spec.exclude_columns), ("mask_columns", tuple(spec.mask_columns))):
+        if unknown := sorted(set(given) - set(names)):
+            raise SpecError(
+                f"{spec.table} has no columns {unknown}",
+                file=dataset.folder / "defs.yaml",
+                field=option,
+                hint=f"it has {', '.join(names)}",
+            )
     masks = {name: f"({mask}) AS {quote(name)}" for name, mask in spec.mask_columns.items()}
     return ", ".join(masks.get(name, quote(name)) for name in names if name not in spec.exclude_columns)

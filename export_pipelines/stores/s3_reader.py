@@ -38,6 +38,11 @@ class S3Body(io.RawIOBase):
             self._drop()
             raise
 
+    @property
+    def etag(self) -> str:
+        """ETag of the version that is read."""
+        return str(self._etag)
+
     def readable(self) -> bool:
         return True
 

@@ -7,14 +7,17 @@ import importlib
 import json
 import os
 import pkgutil
+import resource
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import cached_property
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
 import dagster as dg
 
@@ -48,6 +51,11 @@ _PRELOADED = (
 )
 _OUR_PACKAGES = ("formats", "sources", "steps", "stores")
 _PR_SET_PDEATHSIG = 1
+
+MOST_TASKS = 50
+"""Tasks of a child, after which another one takes its place: whatever a library holds on to goes with it."""
+MOST_MEGABYTES = 400
+"""A child that has needed more is not kept either."""
 
 
 @dataclass
@@ -151,11 +159,12 @@ def _more(prepared: Prepared) -> tuple[str, ...]:
     return tuple(found)
 
 
-def be_a_child(pipe: int, prepared: Prepared, parent: int) -> int:
-    """Connect, wait for something to do, do it; the exit code. At the end of the pipe there is nothing to do.
+def be_a_child(control: socket.socket, prepared: Prepared, parent: int) -> int:
+    """Connect, and do what comes, one task a line, until there is nothing more; the exit code.
 
     {"do": "run", "key": …, "request": …, "run": …, "host": …, "make": bool, "queue": bool}: make the run first, if
-    `make`; then leave it in Dagster's queue, if `queue`, else execute it.
+    `make`; then leave it in Dagster's queue, if `queue`, else execute it. After one that went as it should, `{"done":
+    key}` is answered. Whatever was interrupted or broke off ends the process, and so does having done many.
     """
     _arrange_signals(parent)
     instance = dg.DagsterInstance.get()
@@ -163,21 +172,51 @@ def be_a_child(pipe: int, prepared: Prepared, parent: int) -> int:
     with suppress(Exception):
         # What fails here fails again where it is told.
         _warm_up(instance, prepared)
-    with os.fdopen(pipe, "rb") as stream:
+    with control, control.makefile("rb") as stream:
+        for _ in range(MOST_TASKS):
+            task = _next(stream)
+            if task is None:
+                return 0
+            outcome = do(task, instance, prepared)
+            if outcome is not Outcome.DONE or _megabytes() > MOST_MEGABYTES:
+                return outcome.value
+            control.sendall(json.dumps({"done": task["key"]}).encode() + b"\n")
+    return 0
+
+
+class Outcome(IntEnum):
+    """How a task went. The values are exit codes, of which 0 leaves nothing to do for the worker."""
+
+    DONE = 0
+    BROKEN_OFF = 1
+    INTERRUPTED = 4
+    """The run has ended and its request is settled, as a rule."""
+
+
+def _next(stream: BinaryIO) -> dict[str, Any] | None:
+    """The next task; None when none comes any more."""
+    try:
         line = stream.readline()
-    if not line:
-        return 0
-    return do(json.loads(line), instance, prepared)
+    except KeyboardInterrupt:
+        # It was meant for a run that had ended before it came.
+        return None
+    return dict(json.loads(line)) if line else None
 
 
-def do(task: dict[str, Any], instance: dg.DagsterInstance, prepared: Prepared) -> int:
-    """A task of the worker; the exit code."""
+def _megabytes() -> float:
+    """Greatest memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def do(task: dict[str, Any], instance: dg.DagsterInstance, prepared: Prepared) -> Outcome:
+    """A task of the worker."""
     run = make_run(task, instance, prepared) if task["make"] else instance.get_run_by_id(task["run"])
     if run is None:
-        return 3
+        return Outcome.BROKEN_OFF
     if task["queue"]:
         enqueue(instance, run)
-        return 0
+        return Outcome.DONE
     if run.status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED):
         starting(instance, run)
     return execute(instance, prepared, task["run"])
@@ -228,8 +267,8 @@ def starting(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     instance.report_dagster_event(event, run_id=run.run_id)
 
 
-def execute(instance: dg.DagsterInstance, prepared: Prepared, run_id: str) -> int:
-    """Execute a run in this process: 0 it has ended as it should (failed ones too), 1 it broke off."""
+def execute(instance: dg.DagsterInstance, prepared: Prepared, run_id: str) -> Outcome:
+    """Execute a run in this process. A run that fails has gone as it should, here."""
     from dagster._core.definitions.job_base import InMemoryJob
     from dagster._core.errors import DagsterExecutionInterruptedError
     from dagster._core.execution.api import execute_run_iterator
@@ -237,7 +276,7 @@ def execute(instance: dg.DagsterInstance, prepared: Prepared, run_id: str) -> in
 
     run = instance.get_run_by_id(run_id)
     if run is None or run.is_finished:
-        return 0
+        return Outcome.DONE
     job = prepared.repository.get_job(run.job_name)
     # SIGTERM does what SIGINT does in here.
     with capture_interrupts():
@@ -245,8 +284,8 @@ def execute(instance: dg.DagsterInstance, prepared: Prepared, run_id: str) -> in
             for _ in execute_run_iterator(InMemoryJob(job), run, instance):
                 pass
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
-            return 0
-    return 0
+            return Outcome.INTERRUPTED
+    return Outcome.DONE
 
 
 def _arrange_signals(parent: int) -> None:

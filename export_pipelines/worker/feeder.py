@@ -118,7 +118,7 @@ class Feeder:
                 if self._start(row, runs):
                     room.take(row.created_by)
                     begun += 1
-            elif row.run_id is None and queued < SHOWN and row.created_by not in room.full_users:
+            elif row.run_id is None and self._warm.queues and queued < SHOWN and row.created_by not in room.full_users:
                 queued += self._queue(row)
         return begun
 

@@ -26,6 +26,7 @@ from export_pipelines.components.project import load_project
 from export_pipelines.errors import ExportPipelinesError, RequestError, SpecErrors
 from export_pipelines.local.project import worker_socket
 from export_pipelines.settings import Settings
+from export_pipelines.worker.child import Outcome
 from export_pipelines.worker.chores import Chores
 from export_pipelines.worker.context import SILENT_SECONDS, Context, keep_connected
 from export_pipelines.worker.door import Door
@@ -144,7 +145,7 @@ class Worker:
     def _settle(self, ended: list[Ended]) -> None:
         for each in ended:
             # Those that put runs into the queue, and those that did as they should, leave nothing to do.
-            if each.code != 0:
+            if each.code not in (Outcome.DONE, Outcome.INTERRUPTED):
                 how = f"signal {-each.code}" if each.code < 0 else f"exit code {each.code}"
                 self.chores.child_broke_off(each.child.run_id, each.child.request, how)
             elif not each.child.queues:

@@ -19,6 +19,10 @@ from export_pipelines.worker.lines import Lines
 _AGAIN_SECONDS = (0.0, 1.0, 5.0, 15.0)
 """Waits before a warm process that ended by itself is started anew, by how often in a row."""
 _CHECK_SECONDS = 1.0
+_NO_ORIGIN = (
+    "warning: workspace.yaml does not name this project (module export_pipelines.definitions): requests are answered, "
+    "but none waits in Dagster's queue, and its UI does not know where their runs come from"
+)
 
 
 @dataclass
@@ -42,6 +46,7 @@ class _Process:
     control: Lines
     stamp: Stamp
     ready: bool = False
+    queues: bool = True
     children: dict[str, Child] = field(default_factory=dict)
 
 
@@ -72,6 +77,11 @@ class WarmProcesses:
     def ready(self) -> bool:
         """Whether a run can be begun at once. Not while definitions that have changed are being read."""
         return self._current is not None and self._current.ready
+
+    @property
+    def queues(self) -> bool:
+        """Whether runs can wait in Dagster's queue: they need a code location to come from."""
+        return self._current is not None and self._current.queues
 
     @property
     def controls(self) -> list[Lines]:
@@ -118,7 +128,7 @@ class WarmProcesses:
         """Send a signal to a child; nothing happens if it has ended."""
         for process in self._all():
             if process.children.get(child.run_id) is child and child.pid:
-                process.control.send({"do": "signal", "pid": child.pid, "signal": number})
+                process.control.send({"do": "signal", "key": child.run_id, "pid": child.pid, "signal": number})
 
     def read(self, control: Lines) -> Iterator[Ended]:
         """Take in what a process says; the children that have ended."""
@@ -148,7 +158,9 @@ class WarmProcesses:
 
     def _heard(self, process: _Process, message: dict[str, Any]) -> Iterator[Ended]:
         if message.get("ready"):
-            process.ready, self._failures = True, 0
+            process.ready, process.queues, self._failures = True, message["queues"], 0
+            if not process.queues:
+                self._say(_NO_ORIGIN)
             for error in message["errors"]:
                 self._say(f"warning: {error}")
         elif "began" in message:

@@ -7,6 +7,7 @@ looks only; children are ended by the worker's main thread, which it asks.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -21,6 +22,8 @@ LOST_SECONDS = 15.0
 _GRACE_SECONDS = 8.0
 """After our start: what an earlier worker of this machine left puts its requests back by itself."""
 
+_MANY = 1_000
+
 Kill = Callable[[str, bool], bool]
 """Ends the child of a run, at once or (False) by an interrupt; whether there is one here."""
 
@@ -33,6 +36,8 @@ class Sweeper:
         self._kill = kill
         self._has_child = has_child
         self._started = time.monotonic()
+        self._lost_times: Counter[str] = Counter()
+        """How often the run of a request was lost, by its id: one whose runs end before they begin has no attempts."""
 
     def sweep(self) -> None:
         """One look. Safe at any time, and by several workers: each change is made under its own condition."""
@@ -42,18 +47,21 @@ class Sweeper:
         for row in rows:
             self._look(row, runs.get(row.run_id or ""))
         self._orphans({row.run_id for row in rows})
+        if len(self._lost_times) > _MANY:
+            live = {row.id for row in self._context.requests.many(list(self._lost_times)) if row.live}
+            self._lost_times = Counter({each: n for each, n in self._lost_times.items() if each in live})
 
     def settle(self, request: str) -> None:
         """Look at one request whose child has just ended."""
         rows = [row for row in self._context.requests.many([request]) if row.live and row.run_id]
         runs = self._context.runs_of(rows)
         for row in rows:
-            self._look(row, runs.get(row.run_id or ""))
+            self._look(row, runs.get(row.run_id or ""), patience=0)
 
-    def _look(self, row: RequestRow, run: DagsterRun | None) -> None:
+    def _look(self, row: RequestRow, run: DagsterRun | None, patience: float = LOST_SECONDS) -> None:
         run_id = row.run_id or ""
         if run is None or run.status is DagsterRunStatus.NOT_STARTED:
-            if not self._has_child(run_id) and _age(row.submitted_at) > LOST_SECONDS:
+            if not self._has_child(run_id) and _age(row.submitted_at) >= patience:
                 self._lost(row, run, "its run was never launched")
         elif run.is_finished:
             if not self._has_child(run_id):
@@ -123,8 +131,11 @@ class Sweeper:
             return
         dataset = self._context.project.datasets.get(row.dataset)
         retries = Retries.of(dataset, self._context.service).attempts if dataset else self._context.service.retries
-        if row.attempts > retries:
-            message = f"the work broke off {row.attempts} times; the last time {why}"
+        self._lost_times[row.id] += 1
+        times = max(row.attempts, self._lost_times[row.id])
+        if times > retries:
+            message = f"the work broke off {times} times; the last time {why}"
+            del self._lost_times[row.id]
             if self._fails(row, message):
                 self._context.say(f"request {row.id}: failed: {message}")
         elif self._context.requests.again(row.id, row.run_id or ""):

@@ -70,3 +70,12 @@ def test_an_unknown_table_is_one_clear_error(cli: CommandLine) -> None:
     wrong = cli("load", "run", "order")
     assert wrong.code == 1
     assert "did you mean 'orders'?" in wrong.err or "did you mean 'shop/orders'?" in wrong.err
+
+
+def test_tables_are_paused_and_resumed_with_a_reason(cli: CommandLine) -> None:
+    assert "nothing is paused" in cli("pause").err
+    assert cli("pause", "orders", "--reason", "the shop moves").code == 0
+    assert "the shop moves" in cli("pause").out
+    resumed = cli("resume", "orders")
+    assert resumed.code == 0 and "nothing is paused" in resumed.err
+    assert cli("pause", "--route", "nowhere").code == 1

@@ -9,18 +9,12 @@ from typing import Any
 
 import pytest
 
-from export_pipelines.errors import IntegrityError, TargetError
+from export_pipelines.errors import IntegrityError, RequestError, TargetError
 from export_pipelines.steps.load import ignore, pending, table_versions
-from tests.support import tiny_csv
 from tests.support.loads import LoadKit
 
 FILE = "id,name\n1,Ann\n2,Bob\n"
 TYPED = {"id": {"type": "bigint"}, "name": {"type": "text"}}
-
-
-@pytest.fixture(autouse=True)
-def tiny_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export_pipelines.steps.load_reading.parse", tiny_csv.parse)
 
 
 @pytest.fixture
@@ -229,16 +223,15 @@ def test_packed_files_are_loaded(kit: LoadKit) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("id,name,id", "same name: 'id'"),
+        ("id,name,id", "two columns are named 'id'"),
         ("id,name,row_id", "loading uses itself"),
         ("id,name,Full Name", "cannot be a column"),
-        ("id,name,", "column 3 of the file has no name"),
         ("id,name," + "x" * 64, "longer than 63 bytes"),
     ],
 )
 def test_headers_that_cannot_be_are_clear_errors(kit: LoadKit, header: str, message: str) -> None:
     kit.spec = {"drift": "evolve"}
-    with pytest.raises(TargetError, match=message):
+    with pytest.raises((TargetError, RequestError), match=message):
         kit.load(f"{header}\n1,2,3\n")
     assert kit.sql("SELECT to_regclass('shop.orders'), state FROM operations.datafile_registry") == [(None, "failed")]
 

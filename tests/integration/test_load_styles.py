@@ -8,16 +8,11 @@ from typing import Any
 import pytest
 
 from export_pipelines.errors import TargetError
-from tests.support import tiny_csv
 from tests.support.loads import LoadKit
+from tests.support.servers import TlsPostgres, run_sql
 
 TYPED = {"id": {"type": "bigint"}, "name": {"type": "text"}}
 FIRST = "id,name\n1,Ann\n2,Bob\n3,Cid\n4,Dan\n"
-
-
-@pytest.fixture(autouse=True)
-def tiny_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export_pipelines.steps.load_reading.parse", tiny_csv.parse)
 
 
 @pytest.fixture
@@ -209,3 +204,23 @@ def test_a_style_that_changes_goes_on_with_the_table_that_is_there(kit: LoadKit)
     kit.version, kit.spec["style"] = "v3", "append"
     kit.load("id,name\n2,Bob\n")
     assert kit.rows() == [(1, "Ann"), (2, "Bob")]
+
+
+@pytest.mark.debian
+@pytest.mark.parametrize("style", ["append", "replace", "upsert", "snapshot", "shadow", "history", "partition"])
+def test_an_older_server_does_the_same_without_what_newer_ones_have(
+    style: str, tmp_path: Path, tls_postgres: TlsPostgres
+) -> None:
+    """Debian's PostgreSQL cannot test a value without an error, and takes a line of `\\.` for the end of a file."""
+    name = f"loads_{style}"
+    run_sql(tls_postgres.url(), f"CREATE DATABASE {name}")
+    kit = LoadKit(tmp_path, tls_postgres.url(name), {"columns": TYPED, "style": style, "quarantine": {"max_rows": 2}})
+    kit.spec |= {"key": ["id"]} if style in ("upsert", "snapshot", "shadow", "history") else {}
+    kit.spec |= {"partition_by": "all"} if style == "partition" else {}
+    kit.load(FIRST)
+    result = kit.load('id,name\n1,Ann\nx,Bob\n3,"\\."\n\\.\n4,Dora\n')
+    assert (result.rows, result.quarantined) == (3, 2)
+    assert [(line, column) for line, column, _ in kit.quarantine()] == [(3, "id"), (5, None)]
+    newest = (4, "Dora")
+    assert newest in kit.rows()
+    run_sql(tls_postgres.url(), f"DROP DATABASE {name} WITH (FORCE)")

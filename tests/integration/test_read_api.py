@@ -183,7 +183,7 @@ def test_a_page_has_an_etag_that_changes_with_it(shop: Reading) -> None:
 
 
 def test_a_page_is_compressed_for_who_takes_that(shop: Reading) -> None:
-    shop.kit.load(rows(1, 10))
+    shop.kit.load(rows(1, 10, "n" * 200))
     plain = shop.get(DATA, **{"Accept-Encoding": "gzip;q=0, br"})
     packed = shop.get(DATA, **{"Accept-Encoding": "br, gzip"})
     assert "content-encoding" not in plain.headers and packed.headers["content-encoding"] == "gzip"
@@ -278,7 +278,7 @@ def test_the_healthcheck_tells_anybody_and_tells_nothing_else(shop: Reading) -> 
 
 
 def test_gzip_of_a_page_is_a_gzip_file(shop: Reading) -> None:
-    shop.kit.load(rows(1, 10))
+    shop.kit.load(rows(1, 10, "n" * 200))
     sender = shop.signed(shop.url(DATA))
     headers = {"Authorization": sender.request_header, "Accept-Encoding": "gzip"}
     with httpx.stream("GET", shop.url(DATA), headers=headers, trust_env=False) as answer:

@@ -14,7 +14,7 @@ from export_pipelines.formats.parsing.base import Batch as Batch  # part of what
 from export_pipelines.formats.parsing.base import Batches, Open
 from export_pipelines.formats.parsing.base import NotPlain as NotPlain  # part of what this offers
 from export_pipelines.formats.parsing.base import Parsed as Parsed  # part of what this offers
-from export_pipelines.formats.parsing.unpacking import Member, members
+from export_pipelines.formats.parsing.unpacking import Member, bare_name, members
 from export_pipelines.specs.load import FileSpec
 
 _EXTENSIONS = {
@@ -78,6 +78,16 @@ def _by_name(name: str) -> str:
     raise RequestError(
         f"the name {name!r} does not tell what the file is", hint="write `file: {format: csv}`, or json, excel …"
     )
+
+
+def format_of(spec: FileSpec, name: str) -> str:
+    """The format of a file by its definition or else its name; empty if neither tells."""
+    if spec.format != "auto":
+        return spec.format
+    try:
+        return _by_name(bare_name(name))
+    except RequestError:
+        return ""
 
 
 def _together(spec: FileSpec, columns: Sequence[str] | None, found: list[Member]) -> Parsed:

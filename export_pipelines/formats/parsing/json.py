@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -246,7 +247,7 @@ def _feature(item: Any) -> Any:
 
 
 def _place(error: ValueError) -> str:
-    where = f"line {error.lineno}, column {error.colno}: " if hasattr(error, "lineno") else ""
+    where = f"line {error.lineno}, column {error.colno}: " if isinstance(error, json.JSONDecodeError) else ""
     return where + str(getattr(error, "msg", error))
 
 

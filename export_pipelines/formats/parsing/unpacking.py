@@ -50,14 +50,15 @@ def members(spec: FileSpec, open_stream: Open, name: str) -> list[Member]:
         RequestError: nothing in the ZIP matches, or it is packed in a way that is not known.
     """
     kind = _kind(spec, open_stream, name)
-    bare = _bare(name)
+    bare = bare_name(name)
     if kind == "zip":
         return _zip_members(spec, open_stream, name)
     packing = {"gzip": Compression.GZIP, "zstd": Compression.ZSTD, "none": Compression.NONE}[kind]
     return [Member(bare, lambda: _unpacked(spec, open_stream, packing, name))]
 
 
-def _bare(name: str) -> str:
+def bare_name(name: str) -> str:
+    """A name without the extension of its compression."""
     for extension in _PACKED:
         if name.lower().endswith(extension):
             return name[: -len(extension)]
