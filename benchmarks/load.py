@@ -91,8 +91,15 @@ def _files(store: Path, scale: float) -> tuple[str, str]:
         assert generator.stdout is not None
         for number, line in enumerate(generator.stdout):
             first.write(line)
-            second.write(line[:-2] + b"x\n" if number and number % _CHANGED == 0 else line)
+            second.write(_changed(line) if number and number % _CHANGED == 0 else line)
     return "1.csv.gz", "2.csv.gz"
+
+
+def _changed(line: bytes) -> bytes:
+    """The line with another quantity."""
+    fields = line.split(b",", 5)
+    fields[4] = b"77"
+    return b",".join(fields)
 
 
 def _empty(base: Database, kind: str) -> None:

@@ -121,11 +121,11 @@ def _measure(asking: Asking, worker: int, pairs: int, most: int) -> str:
         lines.append([f"{rows:,} rows x 20 columns", begun.text(), whole.text()])
         say(f"requests of {rows:,} rows: {begun.text()} s, {whole.text()} s")
     seconds, succeeded = asking.many(most)
-    return (
-        table(["", "begun after: median (min–max) s", "file after"], lines)
-        + f"\n{most:,} requests of up to {most:,} rows asked at once: {succeeded:,} answered, each once, in {seconds:.0f} s "
-        f"({most / seconds:.1f} a second, 3 at a time).\n\nMemory (PSS) of the worker with its warm process and a child "
-        f"that waits: {_memory(worker):.0f} MB.\n"
+    rate = f"{most / seconds:.1f} a second, 3 at a time"
+    return table(["", "begun after: median (min–max) s", "file after"], lines) + (
+        f"\n{most:,} requests of up to {most:,} rows, asked at once: {succeeded:,} answered at the first attempt, "
+        f"each once, in {seconds:.0f} s ({rate}).\n\n"
+        f"Memory (PSS) of the worker, its warm process and a child that waits: {_memory(worker):.0f} MB.\n"
     )
 
 

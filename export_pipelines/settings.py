@@ -7,6 +7,7 @@ Each variable replaces just its own part. Relative paths count from the project'
     EXPORT_PATH      folder of exported files       default: .local/exports
     DSL_PATH         folder of select.sql tasks     default: none
     ARCHIVE_URL      file://… or s3://bucket/prefix default: .local/archive
+    LANDING_PATH     folder of landed files         default: .local/landing
     DAGSTER_HOME     folder of dagster.yaml         default: .local/dagster
 """
 
@@ -138,6 +139,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "EXPORT_PATH": str(settings.export_path),
         "DSL_PATH": str(settings.dsl_path) if settings.dsl_path else None,
         "ARCHIVE_URL": settings.archive_url,
+        "LANDING_PATH": str(_folder(settings.root, settings.dotenv.get("LANDING_PATH")) or settings.state / "landing"),
         "DAGSTER_HOME": str(settings.dagster_home),
         "DAGSTER_DISABLE_TELEMETRY": "true",
     }

@@ -240,6 +240,7 @@ VARIABLES = [
     ),
     ("EXPORT_PATH", "Folder of exported files.", "`.local/exports`"),
     ("ARCHIVE_URL", "Long-term store: `file:///folder` or `s3://bucket/prefix`.", "`.local/archive`"),
+    ("LANDING_PATH", "Folder of landed files.", "`.local/landing`"),
     ("DSL_PATH", "Folder of tasks, each a folder with select.sql and delete.sql; they become tables.", "–"),
     ("DSL_START", "First day of the tasks in folders without defs.yaml.", "`2025-01-01`"),
     ("EXPORT_TIMEZONE", "Zone in which days of such tasks begin.", "`UTC`"),

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import anyio.to_thread
 from fastapi import FastAPI
 
-from export_pipelines.api import health, problems
+from export_pipelines.api import health, problems, reading
 from export_pipelines.api.document import allowed_methods, described
 from export_pipelines.api.guard import Guard
 from export_pipelines.api.launching import TableRuns
@@ -61,6 +61,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     service: Service = app.state.service
     service.watcher.start()
+    service.later(lambda: reading.warm(service))
     refreshing = asyncio.create_task(_refresh(service))
     try:
         yield

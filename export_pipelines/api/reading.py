@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -22,7 +23,7 @@ from export_pipelines.api.hawk import place
 from export_pipelines.api.problems import Problem, responses
 from export_pipelines.api.service import Service
 from export_pipelines.api.signing import Reader, SignedRoute, TableReader
-from export_pipelines.api.users import Unknown
+from export_pipelines.api.users import Refused, Unknown
 from export_pipelines.specs.load import LoadDefinition, TargetSpec
 from export_pipelines.steps import read_table
 from export_pipelines.steps.read_table import NotLoaded, Orientation, Page, VersionGone
@@ -33,9 +34,12 @@ router = APIRouter(prefix="/api/v1", tags=["pages"], route_class=SignedRoute)
 
 STREAM_ROWS = 5_000
 """Rows of a piece of a stream."""
+MAX_STREAMS = 8
+"""Streams at the same time, a process: each holds a connection and a transaction of its database."""
 STALLED_SECONDS = 60.0
 """A reader who takes nothing for so long is cut off: the stream holds a transaction open."""
 
+_streams = threading.BoundedSemaphore(MAX_STREAMS)
 _GZIP_LEVEL = 1
 _SMALL = 1_000
 _SYSTEM = ("information_schema", "operations")
@@ -215,7 +219,7 @@ async def table_stream(
 
     def begun() -> Iterator[bytes]:
         # The first piece is read before anything is answered: an error still has a status.
-        pieces = read(source, target, STREAM_ROWS)
+        pieces = _counted(read(source, target, STREAM_ROWS))
         return chain((next(pieces),), pieces)
 
     pieces: Iterator[bytes] = await run_in_threadpool(_told, begun, once_more=True)
@@ -224,6 +228,16 @@ async def table_stream(
         pieces, headers["content-encoding"] = _gzip_stream(pieces), "gzip"
     kind = "application/vnd.apache.arrow.stream" if form == "arrow" else "application/x-ndjson"
     return _Stream(pieces, headers=headers, media_type=kind)
+
+
+def _counted(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same, as long as there are not too many streams. Raises Refused, with the first piece."""
+    if not _streams.acquire(blocking=False):
+        raise Refused(f"{MAX_STREAMS} streams are under way", hint="or read page by page", status=429, retry_after=10)
+    try:
+        yield from pieces
+    finally:
+        _streams.release()
 
 
 def _gzip_stream(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -266,11 +280,21 @@ def published(service: Service, reader: TableReader, schema: str, table: str) ->
     name = f"{schema}.{table}"
     reader.check(name)
     system = schema in _SYSTEM or schema.startswith("pg_")
-    for each in () if system else getattr(service.project, "loads", {}).values():
-        load: LoadDefinition = getattr(each, "load", each)
+    for load in () if system else _loads(service):
         if load.spec.target.table == name and load.spec.target.published:
             return load
     raise Unknown(f"there is no published table {name}", hint="its definition must say `published: true`")
+
+
+def warm(service: Service) -> None:
+    """Open what published tables are read from; nothing is connected to. The first page takes a second less."""
+    targets = (load.spec.target for load in _loads(service))
+    for connection in sorted({target.connection for target in targets if target.published}):
+        service.resource(connection)
+
+
+def _loads(service: Service) -> Iterator[LoadDefinition]:
+    return (each.load for each in service.project.loads.values())
 
 
 def _told(read: Callable[[], T], *, once_more: bool = False) -> T:

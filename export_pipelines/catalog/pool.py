@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
@@ -44,6 +44,32 @@ class CatalogPool:
         Raises:
             CatalogError: the catalog is away (transient), missing, or of another version.
         """
+        with self._cursor() as cursor:
+            try:
+                cursor.execute(f"BEGIN; {self._here}")
+                yield cursor
+            except BaseException:
+                with suppress(psycopg2.Error):
+                    cursor.execute("ROLLBACK")
+                raise
+            cursor.execute("COMMIT")
+
+    def rows(self, sql: str, values: Mapping[str, object] | None = None) -> list[dict[str, Any]]:
+        """All rows of one statement, in a transaction of its own: one round trip to the server."""
+        here = self._here.replace("%", "%%") if values else self._here
+        with self._cursor() as cursor:
+            # Several statements in one string are one transaction.
+            cursor.execute(f"{here}; {sql}", values or None)
+            return [dict(row) for row in cursor.fetchall()] if cursor.description else []
+
+    @property
+    def _here(self) -> str:
+        # Local to the transaction, as a transaction pooler needs.
+        return f"SET LOCAL search_path TO {quote_identifier(self.schema)}"
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        """A cursor of a connection in autocommit. Errors of the driver become ours."""
         from sqlalchemy.exc import TimeoutError as PoolTimeout
 
         try:
@@ -54,9 +80,9 @@ class CatalogPool:
             raise CatalogError("catalog: all connections are in use", transient=True) from None
         connection: Any = checked_out.dbapi_connection
         try:
-            with connection, connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
-                # Local to the transaction, as a transaction pooler needs.
-                cursor.execute(f"SET LOCAL search_path TO {quote_identifier(self.schema)}")
+            if not connection.autocommit:
+                connection.autocommit = True
+            with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
                 yield cursor
         except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
             raise CatalogError(
@@ -73,12 +99,6 @@ class CatalogPool:
             raise CatalogError(f"catalog: {str(error).splitlines()[0]}") from error
         finally:
             checked_out.close()
-
-    def rows(self, sql: str, values: Mapping[str, object] | None = None) -> list[dict[str, Any]]:
-        """All rows of one statement, in a transaction of its own."""
-        with self.transaction() as cursor:
-            cursor.execute(sql, values or {})
-            return [dict(row) for row in cursor.fetchall()] if cursor.description else []
 
     def close(self) -> None:
         """Close all connections."""

@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -38,18 +39,18 @@ class Feed:
     @cached_property
     def sheet(self) -> bytes:
         """The airlines as an Excel file, its header in the third row."""
-        from openpyxl import Workbook
+        import xlsxwriter
 
-        book = Workbook()
-        sheet = book.active
-        assert sheet is not None
-        sheet.append(["Airlines of New York, 2013"])
-        sheet.append([])
-        with open_table("airlines") as file:
-            for row in csv.reader(io.TextIOWrapper(file, "utf-8", newline="")):
-                sheet.append(row)
         out = io.BytesIO()
-        book.save(out)
+        book = xlsxwriter.Workbook(out)
+        # Else the file would be another one each time.
+        book.set_properties({"created": datetime(2013, 12, 31)})
+        sheet = book.add_worksheet()
+        sheet.write(0, 0, "Airlines of New York, 2013")
+        with open_table("airlines") as file:
+            for number, row in enumerate(csv.reader(io.TextIOWrapper(file, "utf-8", newline="")), 2):
+                sheet.write_row(number, 0, row)
+        book.close()
         return out.getvalue()
 
     @cached_property

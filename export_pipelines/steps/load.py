@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from export_pipelines.errors import SourceError, StoreError
 from export_pipelines.sources.postgres import Session
-from export_pipelines.steps.chain import entries
+from export_pipelines.steps import land
 from export_pipelines.steps.load_context import LoadContext as LoadContext  # noqa: PLC0414  # part of what this offers
 from export_pipelines.steps.load_context import LoadResult, RowDiff, TableVersion
 from export_pipelines.steps.load_diff import difference
@@ -68,15 +68,13 @@ def load_file(ctx: LoadContext, landed: LandedManifest, *, force: bool = False) 
             run.misfits.close()
 
 
-def landed_files(ctx: LoadContext) -> Iterator[LandedManifest]:
+def landed_files(ctx: LoadContext) -> list[LandedManifest]:
     """All landed files of the table, in the order in which they landed.
 
     Raises:
         IntegrityError: the chain in the store is damaged.
     """
-    for entry in entries(ctx.store, ctx.load.id):
-        if entry.kind == "landed":
-            yield entry
+    return land.landed_files(ctx.store, ctx.load.id)
 
 
 def pending(ctx: LoadContext) -> list[LandedManifest]:
@@ -84,7 +82,7 @@ def pending(ctx: LoadContext) -> list[LandedManifest]:
 
     A change of the definition alone makes none pending: to load old files anew, use `force`.
     """
-    landed = list(landed_files(ctx))
+    landed = landed_files(ctx)
     names = TableNames.of(ctx.load.spec.target)
     with _session(ctx) as session:
         session.begin()

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from export_pipelines.errors import SourceError
+from export_pipelines.formats.parsing import NotPlain
 from export_pipelines.sources.postgres import Session
 from export_pipelines.specs.load import LoadSpec
 from export_pipelines.sql import quote_identifier, quote_literal
 from export_pipelines.steps.load_columns import Plan
 from export_pipelines.steps.load_convert import Conversion, Into, Misfit, Staged, is_data
 from export_pipelines.steps.load_quarantine import Quarantine
-from export_pipelines.steps.load_reading import RECORDS, Feed, LandedFile, NotPlain, raw_pieces, record_pieces
+from export_pipelines.steps.load_reading import RECORDS, Feed, LandedFile, raw_pieces, record_pieces
 from export_pipelines.targets.names import TableNames
 
 _STAGED = 'pg_temp."load staged"'

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
-from export_pipelines.errors import ExportPipelinesError, IntegrityError, TargetError
-from export_pipelines.formats.parsing import BadRecord, Batch, parse
+from export_pipelines.errors import IntegrityError, TargetError
+from export_pipelines.formats.parsing import BadRecord, Batch, NotPlain, parse
 from export_pipelines.formats.parsing.base import Parsed
 from export_pipelines.specs.load import LoadSpec
 from export_pipelines.steps.load_context import LoadContext
@@ -167,10 +167,6 @@ class Feed:
     def close(self) -> None:
         with suppress(ValueError, AttributeError):
             self._pieces.close()  # type: ignore[attr-defined]
-
-
-class NotPlain(ExportPipelinesError):
-    """The file's bytes hold what COPY would read in another way than a parser."""
 
 
 def raw_pieces(parsed: Parsed, *, escapes_end: bool) -> Iterator[bytes]:

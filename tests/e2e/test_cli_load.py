@@ -79,3 +79,47 @@ def test_tables_are_paused_and_resumed_with_a_reason(cli: CommandLine) -> None:
     resumed = cli("resume", "orders")
     assert resumed.code == 0 and "nothing is paused" in resumed.err
     assert cli("pause", "--route", "nowhere").code == 1
+
+
+def test_scaffold_writes_a_definition_that_loads_the_file(tmp_path: Path, database: str, catalog_url: str) -> None:
+    root = tmp_path / "project"
+    (root / "assets").mkdir(parents=True)
+    (root / "workspace.yaml").write_text("load_from: []\n")
+    cli = CommandLine(root, variables(root, database, catalog_url, database))
+    (root / "resources").mkdir()
+    (root / "resources" / "defs.yaml").write_text(
+        "type: export_pipelines.CatalogDatabase\nattributes: {url: {env: DAGSTER_PG_URL}}\n"
+    )
+    drop = root / "drops" / "sales.csv"
+    drop.write_text("No,Sold on,Total €\n1,2025-01-31,2.50\n2,2025-02-01,\n")
+    made = cli("scaffold", "shop/sales", "--from-file", str(drop))
+    assert made.code == 0, made.err
+    text = (
+        (root / "assets/shop/sales/defs.yaml").read_text().replace("attributes:\n", "attributes:\n  quarantine: {}\n")
+    )
+    (root / "assets/shop/sales/defs.yaml").write_text(text.replace("pattern:", "settle_seconds: 0\n    pattern:"))
+    done = cli("load", "run", "shop/sales")
+    assert done.code == 0, done.err
+    rows = query(database, "SELECT no, sold_on::text, total::text FROM shop.sales ORDER BY 1")
+    assert rows == [(1, "2025-01-31", "2.50"), (2, "2025-02-01", None)]
+    assert cli("scaffold", "shop/sales", "--from-file", str(drop)).code == 1
+    copied = cli("scaffold", "shop/again", "--from-table", "shop.sales__v1", "--connection", "warehouse")
+    assert copied.code == 1 and "row_id" in copied.err
+
+
+def test_grants_are_compared_with_the_definition_and_made_so(cli: CommandLine, database: str) -> None:
+    roles = [f"reader_{name}_{database.rpartition('_')[2]}" for name in ("a", "b")]
+    for role in roles:
+        query(database, f"CREATE ROLE {role}")
+    definition = cli.root / "assets/shop/orders/defs.yaml"
+    definition.write_text(ORDERS.replace("shop.orders}", f"shop.orders, grants: [{roles[0]}]}}"))
+    assert cli("load", "run", "orders").code == 0
+    assert "as declared" in cli("grants").err
+    definition.write_text(ORDERS.replace("shop.orders}", f"shop.orders, grants: [{roles[1]}]}}"))
+    printed = cli("grants", "orders")
+    assert printed.code == 1
+    assert "REVOKE SELECT ON" in printed.out and "GRANT USAGE ON SCHEMA" in printed.out
+    assert cli("grants", "--apply").code == 0
+    may = "SELECT has_table_privilege(%s, 'shop.orders', 'SELECT')"
+    assert [query(database, may.replace("%s", f"'{role}'")) for role in roles] == [[(False,)], [(True,)]]
+    assert cli("grants").code == 0

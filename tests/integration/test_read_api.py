@@ -245,6 +245,22 @@ def test_a_stream_whose_reader_goes_away_ends_its_transaction(shop: Reading, mon
     assert shop.kit.sql(waiting) == [(0,)]
 
 
+def test_streams_at_the_same_time_are_limited(shop: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export_pipelines.api.reading._streams", threading.BoundedSemaphore(1))
+    monkeypatch.setattr("export_pipelines.api.reading.STREAM_ROWS", 50)
+    shop.kit.load(rows(1, 60_000, "x" * 200))
+    path = "/api/v1/table-stream/shop/orders"
+    with caller(shop.up, "tab", "tables") as client, client.stream("GET", path):
+        answer = shop.get(path)
+        assert problem(answer, 429)["detail"] and answer.headers["retry-after"] == "10"
+    shop.kit.load(rows(1, 3))
+    for _ in range(100):
+        if (answer := shop.get(path)).status_code == 200:
+            break
+        threading.Event().wait(0.05)
+    assert len(answer.text.splitlines()) == 3
+
+
 def test_a_table_of_many_columns_is_read_whole(shop: Reading) -> None:
     names = [f"c{n}" for n in range(1200)]
     before = shop.kit.spec

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from export_pipelines.errors import IntegrityError, RequestError
+from export_pipelines.formats.fields import Field, Kind
 from export_pipelines.formats.parsing.base import (
     BadRecord,
     Batch,
@@ -17,9 +18,11 @@ from export_pipelines.formats.parsing.base import (
     shown,
     too_many_columns,
 )
-from export_pipelines.formats.parsing.csv_scanner import Block, Dialect, Record, Scanner, checked_raw
+from export_pipelines.formats.parsing.csv_scanner import Block, Dialect, Lines, Record, Scanner, checked_raw
 from export_pipelines.formats.parsing.decoding import is_utf8, utf8, without_mark
 from export_pipelines.formats.parsing.unpacking import Member
+from export_pipelines.formats.texts import columns_of, encoded
+from export_pipelines.specs.format import PLAIN, CsvSpec
 from export_pipelines.specs.load import FileSpec
 
 
@@ -29,8 +32,10 @@ def parse_csv(spec: FileSpec, columns: Sequence[str] | None, member: Member) -> 
     scanner = Scanner(dialect, utf8(member.open(), spec.encoding), spec.max_line_bytes)
     scanner.skip_lines(spec.skip_rows)
     first: Record | None = None
+    place = 1
     if spec.header:
-        names = checked_columns(_header(scanner, dialect, spec, member.name), spec.max_columns)
+        place, values = _header(scanner, dialect, spec, member.name)
+        names = checked_columns(values, spec.max_columns)
     elif columns is not None:
         names = tuple(columns)
     else:
@@ -38,9 +43,9 @@ def parse_csv(spec: FileSpec, columns: Sequence[str] | None, member: Member) -> 
         count = len(_split(dialect, first.data, spec)) if first else 0
         names = tuple(f"column_{number}" for number in range(1, count + 1))
     head = [first] if first else []
-    batches = _Reader(dialect, len(names)).batches(chain(head, scanner.blocks()))
-    passthrough = _is_plain(spec, dialect, member)
-    if not passthrough:
+    batches = _Reader(dialect, len(names)).batches(chain(head, scanner.blocks(len(names))))
+    # COPY takes the very first line for the header, an empty one, too.
+    if place != 1 or not _is_plain(spec, dialect, member):
         return Parsed(names, batches)
     return Parsed(names, batches, True, lambda: _raw(spec, dialect, member))
 
@@ -68,11 +73,12 @@ def _close(pieces: Iterator[bytes]) -> None:
         close()
 
 
-def _header(scanner: Scanner, dialect: Dialect, spec: FileSpec, name: str) -> list[str | None]:
+def _header(scanner: Scanner, dialect: Dialect, spec: FileSpec, name: str) -> tuple[int, list[str | None]]:
+    """Line and values of the header."""
     found = _first(scanner, name)
     if found is None:
         raise RequestError(f"{name} is empty: it has not even a header", hint="or set `header: false`")
-    return [dialect.value(field) for field in _split(dialect, found.data, spec)]
+    return found.line, [dialect.value(field) for field in _split(dialect, found.data, spec)]
 
 
 def _first(scanner: Scanner, name: str) -> Record | None:
@@ -100,11 +106,15 @@ class _Reader:
         self._count = count
         self._collected = Collector()
 
-    def batches(self, found: Iterator[Block | Record | BadRecord]) -> Batches:
+    def batches(self, found: Iterator[Block | Lines | Record | BadRecord]) -> Batches:
         for each in found:
             if isinstance(each, Block):
                 yield from self._collected.batches()
                 yield from self._block(each)
+                continue
+            if isinstance(each, Lines):
+                yield from self._collected.batches()
+                yield Batch(each.line, None, self._plain(each.data))
                 continue
             bad = each if isinstance(each, BadRecord) else self._take(each)
             if bad:
@@ -131,6 +141,23 @@ class _Reader:
                 yield from self._collected.batches()
                 yield bad
         yield from self._collected.batches()
+
+    def _plain(self, data: bytes) -> bytes:
+        """Well-formed lines in COPY's plain dialect, whole columns at a time."""
+        if self._dialect.verbatim:
+            return data
+        from pyarrow import compute
+
+        said = CsvSpec(delimiter=self._dialect.delimiter.decode(), quote=self._dialect.quote.decode() or '"')
+        fields = [Field(str(number), Kind.TEXT, "text") for number in range(self._count)]
+        columns = columns_of(data.splitlines(keepends=True), self._count, said)
+        nulls = sorted(self._dialect.nulls)
+        if nulls:
+            import pyarrow as pa
+
+            words = pa.array(nulls, columns[0].type)
+            columns = [compute.if_else(compute.is_in(c, words), pa.scalar(None, c.type), c) for c in columns]
+        return encoded(columns, fields, PLAIN)
 
     def _take(self, record: Record) -> BadRecord | None:
         """Note a record, or say what is wrong with it. An empty line is a record of one column only."""

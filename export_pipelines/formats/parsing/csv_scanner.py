@@ -12,8 +12,10 @@ from export_pipelines.errors import IntegrityError, RequestError
 from export_pipelines.formats.parsing.base import BadRecord, shown
 from export_pipelines.specs.load import FileSpec
 
+_WORTH = 1 << 10
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_SPACES = re.compile(rb"(?<=[,\n])[ \t]+|[ \t]+(?=[,\n])")
+_BEFORE = re.compile(rb"[ \t]+(?=[,\n])")
+_BEHIND = re.compile(rb"([,\n])[ \t]+")
 
 
 @dataclass(frozen=True)
@@ -102,23 +104,44 @@ class Dialect:
             block = block.replace(self.delimiter, b",")
         elif self.quote != b'"' and b'"' in block:
             return None
+        block = b"\n" + block
         if self.trim:
-            block = _SPACES.sub(b"", b"\n" + block)[1:]
-        if self.nulls:
-            block = self._null_words.sub(b"", b"\n" + block)[1:]
-        return block
+            block = _BEFORE.sub(b"", _BEHIND.sub(rb"\1", block))
+        for word in self._plain_nulls:
+            for left in (b",", b"\n"):
+                for right in (b",", b"\n"):
+                    while (found := left + word + right) in block:
+                        block = block.replace(found, left + right)
+        return block[1:]
 
     @cached_property
-    def _null_words(self) -> re.Pattern[bytes]:
+    def _plain_nulls(self) -> tuple[bytes, ...]:
         # A word with a comma would be two values here.
-        fit = [word for word in self.nulls if word and not set(word) & set(",\r\n")]
-        words = b"|".join(re.escape(word.encode()) for word in sorted(fit, key=len, reverse=True))
-        return re.compile(rb"(?<=[,\n])(?:" + words + rb")(?=[,\n])" if words else rb"(?!)")
+        return tuple(word.encode() for word in self.nulls if word and not set(word) & set(",\r\n"))
+
+    def lines(self, count: int) -> re.Pattern[bytes]:
+        """As many records of so many values as there are, each in one line."""
+        delimiter, quote = re.escape(self.delimiter), re.escape(self.quote)
+        field = rb"[^" + delimiter + quote + rb"\r\n]*+"
+        if quote:
+            field = (
+                rb"(?:" + quote + rb"(?:[^" + quote + rb"\r\n]++|" + quote * 2 + rb")*+" + quote + rb"|" + field + rb")"
+            )
+        more = rb"(?:" + delimiter + field + rb"){%d}" % (count - 1)
+        return re.compile(rb"(?:" + field + more + rb"\r?\n)*+")
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """Whole lines that are records: no quotes, no NUL, valid UTF-8, ended by newlines."""
+
+    line: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Records that are a line each and have as many values as there are columns; valid UTF-8, ended by newlines."""
 
     line: int
     data: bytes
@@ -169,18 +192,37 @@ class Scanner:
             if not self._more():
                 return None
 
-    def blocks(self) -> Iterator[Block | Record | BadRecord]:
-        """All that is left, whole lines at a time where nothing is special about them."""
+    def blocks(self, count: int) -> Iterator[Block | Lines | Record | BadRecord]:
+        """All that is left, many lines at a time where nothing is special about them, of so many columns."""
+        # Where values are trimmed, each in quotes takes a look of its own.
+        plain = count > 1 and not self._dialect.trim and self._dialect.quote not in (b"", b",")
+        pattern = self._dialect.lines(count) if plain else None
         while True:
             if self._place == len(self._buffer) and not self._more():
                 return
             if block := self._block():
                 yield block
                 continue
-            while (found := self._match()) is not None:
+            while (found := self._lines(pattern) or self._match()) is not None:
                 yield found
             if not self._more():
                 return
+
+    def _lines(self, pattern: re.Pattern[bytes] | None) -> Lines | None:
+        match = pattern.match(self._buffer, self._place) if pattern else None
+        if match is None or match.end() - self._place < _WORTH:
+            return None
+        data = match[0]
+        if b"\0" in data:
+            return None
+        try:
+            data.isascii() or data.decode()
+        except UnicodeDecodeError:
+            return None
+        line = self.line
+        self._place = match.end()
+        self.line += data.count(b"\n")
+        return Lines(line, data.replace(b"\r\n", b"\n"))
 
     def _block(self) -> Block | None:
         """The whole lines of the buffer, unless they need a closer look."""

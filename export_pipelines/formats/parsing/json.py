@@ -20,7 +20,7 @@ WHOLE_BYTES = 64 << 20
 """Of a document that has to be in memory: one whose records are found by more than names."""
 
 _DEEP = 10_000
-_PAIR = 12
+_HALF = len(r"\ud800")
 _HALF_PAIR = re.compile(
     rb"(?<!\\)\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|[c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB]..\\u[dD]...))"
@@ -87,12 +87,14 @@ class _Counting:
 
     def _check_pairs(self, data: bytes) -> None:
         """The parser makes a question mark of half of a surrogate pair, and tells nobody."""
-        window, self._tail = self._tail + data, (self._tail + data)[-_PAIR:]
+        window, before = self._tail + data, len(self._tail)
+        self._tail = window[-4 * _HALF :]
         if b"\\ud" not in window.lower():
             return
         for match in _HALF_PAIR.finditer(window):
             # At the edges the other half may be out of sight; each is looked at where it is not.
-            if match.start() >= _PAIR // 2 * bool(len(window) > len(data)) and match.end() + _PAIR // 2 <= len(window):
+            seen = match.start() >= _HALF or not before
+            if seen and (match.end() + _HALF <= len(window) or not data):
                 raise IntegrityError(f"record {self.records + 1} or one after it has half of a surrogate pair")
 
     def taken(self) -> None:

@@ -1,0 +1,179 @@
+"""The command `scaffold`: the definition of a table to load, with the types that its rows have."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from export_pipelines.errors import RequestError, SourceError
+
+if TYPE_CHECKING:
+    from export_pipelines.steps.inference import Inferred
+
+_WAREHOUSE = """\
+# The database that tables are loaded into; another one is another variable.
+type: export_pipelines.PostgresConnection
+attributes:
+  resource_key: warehouse
+  url: {env: DATABASE_URL}
+"""
+_LANDING = """\
+# Where files land before they are loaded.
+type: export_pipelines.FilesystemStore
+attributes:
+  resource_key: landing
+  path: {env: LANDING_PATH}
+"""
+_MAX_BYTES = 100 * 2**20
+"""Of a file by URL: more of it is not looked at."""
+
+
+@click.command("scaffold")
+@click.argument("table", metavar="GROUP/TABLE")
+@click.option("--from-file", "file", metavar="PATH", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--from-url", "url", metavar="URL", help="A file by HTTP.")
+@click.option("--from-table", "origin", metavar="SCHEMA.NAME", help="A table of a database; see --connection.")
+@click.option("--connection", default="source", show_default=True, help="Where the table of --from-table is.")
+@click.option("--key", "key", multiple=True, metavar="COLUMN", help="Columns that tell rows apart; style `upsert`.")
+def scaffold_command(
+    table: str, file: Path | None, url: str | None, origin: str | None, connection: str, key: tuple[str, ...]
+) -> None:
+    """Write assets/GROUP/TABLE/defs.yaml with the columns and types of a file or a table, for you to change.
+
+    --from-file takes all files of its folder with the same ending. Where resources/ has no `warehouse` or no `landing`,
+    they are written, too. Nothing that exists is overwritten.
+    """
+    if sum(each is not None for each in (file, url, origin)) != 1:
+        raise click.UsageError("give one of --from-file, --from-url and --from-table")
+    group, _, name = table.strip("/").rpartition("/")
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,44}", name) or not re.fullmatch(r"[a-z_][a-z0-9_]{0,44}", group):
+        raise RequestError(f"{table!r} is not GROUP/TABLE of lower-case letters, digits and _")
+    from export_pipelines.settings import find_root
+
+    root = find_root()
+    target = root / "assets" / group / name / "defs.yaml"
+    if target.exists():
+        raise RequestError(f"{target} exists", hint="choose another name, or remove it")
+    if origin is not None:
+        source, columns = _of_table(origin, connection)
+    else:
+        source, columns = _of_file(file, url)
+    spec: dict[str, Any] = {"source": source, "target": {"table": f"{group}.{name}"}}
+    if key:
+        if unknown := [each for each in key if each not in columns]:
+            raise RequestError(f"there is no column {unknown[0]!r}", hint=f"there are {', '.join(columns)}")
+        spec |= {"style": "upsert", "key": list(key)}
+    spec["columns"] = columns
+    text = yaml.safe_dump(
+        {"type": "export_pipelines.LoadTable", "attributes": spec}, sort_keys=False, allow_unicode=True
+    )
+    for path, content in _missing_resources(root).items():
+        _write(path, content)
+    _write(target, text)
+    click.echo(f"\nNext:  export-pipelines check --offline  &&  export-pipelines load run {group}/{name}")
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    click.echo(f"  {file}")
+
+
+def _missing_resources(root: Path) -> dict[Path, str]:
+    from export_pipelines.cli.project import read_project
+    from export_pipelines.settings import load_settings
+
+    known = read_project(load_settings(root)).resources
+    wanted = {"warehouse": _WAREHOUSE, "landing": _LANDING}
+    return {root / "resources" / key / "defs.yaml": text for key, text in wanted.items() if key not in known}
+
+
+def _of_file(file: Path | None, url: str | None) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Source and columns of a file."""
+    from export_pipelines.formats.parsing import parse
+    from export_pipelines.specs.load import FileSpec
+    from export_pipelines.steps.inference import infer
+
+    with ExitStack() as stack:
+        if file is None:
+            assert url is not None
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "sample"
+            name = _download(url, path)
+            source: dict[str, Any] = {"type": "http", "url": url}
+        else:
+            path, name = file.resolve(), file.name
+            pattern = "*" + "".join(
+                path.suffixes[-2:] if path.suffix in (".gz", ".zst", ".zip") else path.suffixes[-1:]
+            )
+            source = {"type": "folder", "path": str(path.parent), "pattern": pattern}
+        found = infer(parse(FileSpec(), None, lambda: path.open("rb"), name))
+    return source, _columns(found)
+
+
+def _download(url: str, path: Path) -> str:
+    """The file's name."""
+    import httpx
+
+    try:
+        with httpx.stream("GET", url, follow_redirects=True, timeout=60) as reply, path.open("wb") as out:
+            if reply.status_code != 200:
+                raise SourceError(f"{url} answers {reply.status_code}")
+            for data in reply.iter_bytes(1 << 16):
+                out.write(data)
+                if out.tell() > _MAX_BYTES:
+                    raise RequestError(
+                        f"the file is larger than {_MAX_BYTES // 2**20} MiB", hint="take a part of it by --from-file"
+                    )
+            return reply.url.path.rpartition("/")[2]
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise SourceError(f"{url} cannot be fetched: {error}") from error
+
+
+def _columns(found: Sequence[Inferred]) -> dict[str, dict[str, str]]:
+    """The columns of the definition: names that are none of PostgreSQL's plain ones are changed."""
+    from export_pipelines.specs.load import RESERVED
+
+    columns: dict[str, dict[str, str]] = {}
+    for each in found:
+        plain = re.sub(r"[^a-z0-9_]+", "_", each.name.strip().lower()).strip("_") or "column"
+        plain = f"c_{plain}" if plain[0].isdigit() or plain in RESERVED else plain
+        name, number = plain[:60], 2
+        while name in columns:
+            name, number = f"{plain[:56]}_{number}", number + 1
+        columns[name] = {"type": each.type, **({"source": each.name} if name != each.name else {})}
+    return columns
+
+
+def _of_table(origin: str, connection: str) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Source and columns of a table of PostgreSQL, with its own types."""
+    from export_pipelines.cli.project import opened
+    from export_pipelines.sources.postgres import PostgresSource
+    from export_pipelines.specs.load import RESERVED
+
+    schema, _, name = origin.rpartition(".")
+    with opened() as project:
+        source = project.resource(connection)
+        if not isinstance(source, PostgresSource):
+            raise RequestError(f"{connection!r} is no connection to PostgreSQL")
+        with source.session() as session:
+            session.begin()
+            found = session.execute(
+                "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute a JOIN pg_class c "
+                "ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND "
+                "c.relname = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+                (schema or "public", name),
+            )
+    if not found:
+        raise RequestError(f"{connection!r} has no table {origin!r}", hint="write it as schema.name")
+    plain = re.compile(r"[a-z_][a-z0-9_]*")
+    if odd := [each for each, _ in found if not plain.fullmatch(each) or each in RESERVED]:
+        raise RequestError(f"column {odd[0]!r} cannot be named so here", hint="write the definition with a select.sql")
+    columns = {each: {"type": kind} for each, kind in found}
+    return {"type": "database", "connection": connection, "table": f"{schema or 'public'}.{name}"}, columns
