@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -60,6 +61,8 @@ def from_environment() -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     service: Service = app.state.service
+    # The first who asks does not wait for it.
+    await anyio.to_thread.run_sync(importlib.import_module, "export_pipelines.steps.request")
     service.watcher.start()
     service.later(lambda: reading.warm(service))
     refreshing = asyncio.create_task(_refresh(service))

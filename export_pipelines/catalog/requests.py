@@ -152,8 +152,6 @@ class Requests:
             RequestError: the user has `max_pending` requests under way already.
         """
         with self._pool.transaction() as cursor:
-            # The same question asked a hundred times at once is one request.
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 1))", (query.sha256,))
             row = self._reusable(cursor, query, data_version, fresh_since)
             made = row is None
             if row is None:
@@ -174,7 +172,10 @@ class Requests:
         self, cursor: Any, query: Query, data_version: str, fresh_since: datetime | None
     ) -> RequestRow | None:
         cursor.execute(
-            _SELECT + "WHERE query_sha256 = %(digest)s AND ((state IN ('pending', 'processing') AND cancel_at IS NULL "
+            # The same question asked a hundred times at once is one request.
+            "SELECT pg_advisory_xact_lock(hashtextextended(%(digest)s, 1)); "
+            + _SELECT
+            + "WHERE query_sha256 = %(digest)s AND ((state IN ('pending', 'processing') AND cancel_at IS NULL "
             "AND (data_version = %(version)s OR %(since)s::timestamptz IS NOT NULL)) "
             "OR (state = 'succeeded' AND expired_at IS NULL AND expires_at > now() + interval '1 minute' "
             "AND CASE WHEN %(since)s::timestamptz IS NULL THEN data_version = %(version)s "

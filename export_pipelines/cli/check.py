@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,9 @@ def _check_files(
     datasets, names_of_tables = named_datasets(project, names)
     found.asked_of = len(datasets)
     tables, broken = project.named(names_of_tables) if names_of_tables or not names else ([], [])
-    found.looked_at = len(tables)
+    found.looked_at = len(tables) + sum(
+        not names or any(map(partial(_fits, each), names)) for each in project.project.loads
+    )
     found.errors += [error for each in broken for error in each.errors]
     sound = []
     has_identity = _has_identity(project, found)
@@ -90,6 +93,12 @@ def _check_files(
         found.errors += _dagster_errors(project.project)
         found.warnings += service_warnings(project.settings.root, project.project.service)
     return sound, [each for each in datasets if not wrong.get(each.id)]
+
+
+def _fits(load_id: str, name: str) -> bool:
+    from export_pipelines.cli.project import fits
+
+    return fits(name, load_id)
 
 
 def _has_identity(project: Opened, found: Findings) -> bool:

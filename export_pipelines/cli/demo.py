@@ -228,3 +228,4 @@ def _tell(rows: Sequence[dict[str, Any]], seconds: float, *, mysql: bool, as_jso
     if mysql:
         click.echo(_NEXT_MYSQL)
     click.echo("See the runs and their lineage in Dagster's UI:  make dev   (or: export-pipelines up)")
+    click.echo("Ask for data, by the page or by HTTP, at the address and with the token that it prints.")

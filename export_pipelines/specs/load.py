@@ -506,6 +506,12 @@ class LoadSpec(SpecModel):
             raise ValueError("`partition_by` and `style: partition` go together")
         if self.partition_by and not re.fullmatch(r"all|(year|month|day)\([a-z_][a-z0-9_]*\)", self.partition_by):
             raise ValueError(f"partition_by {self.partition_by!r}; write `all` or `month(column)`")
+        if isinstance(self.source, DatabaseSource | TableSource):
+            said = self.file.model_dump(
+                exclude={"null_words", "trim", "max_columns", "max_line_bytes", "max_expansion"}
+            )
+            if any(value != getattr(FileSpec(), name) for name, value in said.items()):
+                raise ValueError("the rows of a database need no `file`; only null_words and trim may be set")
         if unknown := [name for name in self.key if self.columns and name not in self.columns]:
             raise ValueError(f"key columns {unknown} are not among the columns")
         return self

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +12,6 @@ from typing import Any, BinaryIO
 
 from export_pipelines.errors import RequestError
 from export_pipelines.formats.parsing.base import encode
-from export_pipelines.scratch import scratch_database
 from export_pipelines.sources.database import (
     Horizon,
     Reader,
@@ -27,14 +24,11 @@ from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.load import DatabaseSource
 from export_pipelines.specs.service import resolve
+from export_pipelines.steps.land_digests import Seen, Sieve, Write, digests_seen, keep_sorted
 from export_pipelines.steps.land_texts import row_texts
 from export_pipelines.windows import Window
 
-DIGEST_BYTES = 16
-_DIGESTS = 1 << 12
-
 State = dict[str, str]
-Write = Callable[[bytes], object]
 
 
 @dataclass(frozen=True)
@@ -121,16 +115,14 @@ class Pull:
     def _changes(self, reader: Reader, values: dict[str, Any], write: Write, keep: Write) -> Pulled:
         query = self._query(reader)
         pulled = Pulled(state={"mode": "changes"})
-        with _digest_tables(self.before.digests) as known:
+        with digests_seen(self.before.digests) as (seen, now):
             write(encode(reader.columns(query, values)))
-
-            def take(record: bytes) -> None:
-                if known.is_new(record):
-                    write(record)
-                    pulled.rows += 1
-
-            reader.records(query, values, take)
-            pulled.changed = known.finish(keep) or not self.before.history
+            with now.open("wb") as file:
+                sieve = Sieve(seen, write, file)
+                reader.records(query, values, sieve.take)
+                sieve.flush()
+            pulled.rows = sieve.written
+            pulled.changed = keep_sorted(now, keep, seen) or not self.before.history
         return pulled
 
     # Incremental
@@ -144,7 +136,7 @@ class Pull:
             top = zone.top()
             if top is None:
                 return Pulled(changed=False)
-            with _digest_tables(self.before.digests) as known:
+            with digests_seen(self.before.digests) as (known, _):
                 rows = zone.late(known, write) + zone.new(top, write)
             following = self._following(top, before, seen, zone.since)
             zone.digests(following, top, keep)
@@ -227,20 +219,14 @@ class _Zone:
         where = f"WHERE {self._column} > %(low)s" if self.since is not None else ""
         return self._reader.value(f"SELECT max({self._column}) {self._from} {where}", self._with(low=self.since))
 
-    def late(self, known: _Digests, write: Write) -> int:
+    def late(self, known: Seen, write: Write) -> int:
         """Write the header, and rows that the last pull could have seen and did not."""
         write(encode(self._reader.columns(self._query, self._values)))
-        count = 0
-
-        def take(record: bytes) -> None:
-            nonlocal count
-            if not known.has(record):
-                write(record)
-                count += 1
-
+        sieve = Sieve(known, write)
         if self._seen is not None:
-            self._records(self.since, self._seen, take)
-        return count
+            self._records(self.since, self._seen, sieve.take)
+            sieve.flush()
+        return sieve.written
 
     def new(self, top: Any, write: Write) -> int:
         count = 0
@@ -257,9 +243,12 @@ class _Zone:
         """Keep the digests of rows that the next pull reads again."""
         if low is not None and low >= top:
             return
-        with _digest_tables(io.BytesIO) as found:
-            self._records(low, top, found.is_new)
-            found.finish(keep)
+        with digests_seen(io.BytesIO) as (none, now):
+            with now.open("wb") as file:
+                sieve = Sieve(None, None, file)
+                self._records(low, top, sieve.take)
+                sieve.flush()
+            keep_sorted(now, keep, none)
 
     def _records(self, low: Any, high: Any, take: Callable[[bytes], object]) -> None:
         where = f"WHERE {self._column} <= %(high)s"
@@ -268,58 +257,6 @@ class _Zone:
 
     def _with(self, **more: Any) -> dict[str, Any]:
         return {**self._values, **more}
-
-
-class _Digests:
-    """Digests of rows, on disk: those of before, and those of now."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
-        self._added = False
-        database.execute("CREATE TABLE before (digest BLOB PRIMARY KEY) WITHOUT ROWID")
-        database.execute("CREATE TABLE now (digest BLOB PRIMARY KEY) WITHOUT ROWID")
-
-    def load(self, stream: BinaryIO) -> None:
-        while data := stream.read(DIGEST_BYTES * _DIGESTS):
-            starts = range(0, len(data), DIGEST_BYTES)
-            rows = [(data[start : start + DIGEST_BYTES],) for start in starts]
-            self._database.executemany("INSERT OR IGNORE INTO before VALUES (?)", rows)
-
-    def has(self, record: bytes) -> bool:
-        """Whether a row was there before."""
-        return self._has(_digest(record))
-
-    def is_new(self, record: bytes) -> bool:
-        """Note a row of now; whether it was not there before. One that is there twice counts once."""
-        digest = _digest(record)
-        fresh = self._database.execute("INSERT OR IGNORE INTO now VALUES (?)", (digest,)).rowcount > 0
-        new = fresh and not self._has(digest)
-        self._added |= new
-        return new
-
-    def finish(self, keep: Write) -> bool:
-        """Give all digests of now, sorted; whether they are others than before."""
-        for (digest,) in self._database.execute("SELECT digest FROM now ORDER BY digest"):
-            keep(digest)
-        counts = [self._database.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in ("before", "now")]
-        return self._added or counts[0] != counts[1]
-
-    def _has(self, digest: bytes) -> bool:
-        found = self._database.execute("SELECT 1 FROM before WHERE digest = ?", (digest,)).fetchone()
-        return found is not None
-
-
-def _digest(record: bytes) -> bytes:
-    return hashlib.blake2b(record, digest_size=DIGEST_BYTES).digest()
-
-
-@contextmanager
-def _digest_tables(before: Callable[[], BinaryIO]) -> Iterator[_Digests]:
-    with scratch_database() as database:
-        digests = _Digests(database)
-        with before() as stream:
-            digests.load(stream)
-        yield digests
 
 
 def _kind(value: Any) -> str:

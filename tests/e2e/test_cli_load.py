@@ -123,3 +123,12 @@ def test_grants_are_compared_with_the_definition_and_made_so(cli: CommandLine, d
     may = "SELECT has_table_privilege(%s, 'shop.orders', 'SELECT')"
     assert [query(database, may.replace("%s", f"'{role}'")) for role in roles] == [[(False,)], [(True,)]]
     assert cli("grants").code == 0
+
+
+def test_check_covers_tables_to_load_by_name_and_their_errors_with_lines(cli: CommandLine) -> None:
+    assert "ok: 1 table" in cli("check", "shop/orders", "--offline").out
+    (cli.root / "assets/shop/orders/defs.yaml").write_text(ORDERS.replace("quarantine: {max", "quarantin: {max"))
+    wrong = cli("check", "--offline")
+    assert wrong.code == 1
+    assert "assets/shop/orders/defs.yaml:9: quarantin: unknown field" in wrong.err
+    assert cli("load", "run", "orders").code == 1
