@@ -23,7 +23,7 @@ from export_pipelines.specs.query import parse_query
 
 _ROWS = 80_000
 _FILES = {
-    "workspace.yaml": "load_from: [{python_module: {module_name: export_pipelines.definitions, working_directory: .}}]\n",
+    "workspace.yaml": "load_from: [python_module: {module_name: export_pipelines.definitions, working_directory: .}]\n",
     "assets/bench/orders/defs.yaml": "type: export_pipelines.DataSet\nattributes: {table: public.orders_on_demand}\n",
     "resources/defs.yaml": """
 type: export_pipelines.PostgresConnection

@@ -5,19 +5,28 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _TYPES = (
+    "AgeIdentity",
     "CatalogDatabase",
     "ChainSensor",
+    "DataSet",
+    "DrillSchedule",
     "DueCleanupSensor",
+    "ExpireSchedule",
     "ExportSchedule",
     "ExportTable",
     "FailureNotice",
     "FilesystemStore",
     "LoadSensor",
     "LoadTable",
+    "MysqlConnection",
+    "OpenSearch",
     "PostgresConnection",
     "S3Store",
+    "Service",
+    "SigningKey",
     "Store",
     "UpstreamSensor",
+    "VerifySchedule",
 )
 """Dagster component types, `type: export_pipelines.<name>`; imported when asked for, since that imports Dagster."""
 

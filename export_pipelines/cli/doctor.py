@@ -22,11 +22,13 @@ from export_pipelines.errors import ExportPipelinesError
 
 if TYPE_CHECKING:
     from export_pipelines.settings import Settings
+    from export_pipelines.sources.opensearch import OpenSearchSource
     from export_pipelines.steps.context import Source
 
 OK, WARN, FAIL = "ok", "warning", "failed"
 _LITTLE_SPACE = 2_000_000_000
 _CLOCK_SECONDS = 5.0
+_SEARCH_SECONDS = 10.0
 _PORT = 3000
 
 
@@ -146,7 +148,7 @@ def _connections(settings: Settings) -> Iterator[Diagnosis]:
 
     for key, resource in sorted(read_project(settings).resources.items()):
         kind = type(resource).__name__
-        if kind not in ("PostgresConnectionResource", "MysqlConnectionResource"):
+        if kind not in ("PostgresConnectionResource", "MysqlConnectionResource", "OpenSearchResource"):
             continue
         if kind == "PostgresConnectionResource" and "DATABASE_URL" in variables_of(resource):
             continue
@@ -171,12 +173,23 @@ def _unset(variable: str, settings: Settings) -> str:
 def _connection(name: str, key: str, resource: Any) -> Diagnosis:
     from export_pipelines.components.opening import initialized
     from export_pipelines.sources.mysql import MysqlSource
+    from export_pipelines.sources.opensearch import OpenSearchSource
 
     try:
         source = initialized(key, resource).open()
     except ExportPipelinesError as error:
         return Diagnosis(name, FAIL, error.message, error.hint)
+    if isinstance(source, OpenSearchSource):
+        return _search(name, source)
     return _server(name, source, source.name if isinstance(source, MysqlSource) else _address(source.url))
+
+
+def _search(name: str, source: OpenSearchSource) -> Diagnosis:
+    try:
+        with source.session(timeout=_SEARCH_SECONDS) as session:
+            return Diagnosis(name, OK, f"OpenSearch {session.version()} at {source.name}")
+    except ExportPipelinesError as error:
+        return Diagnosis(name, FAIL, error.message, error.hint)
 
 
 def _server(name: str, source: Source, address: str, *, embedded: bool = False) -> Diagnosis:

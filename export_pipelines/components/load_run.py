@@ -153,8 +153,6 @@ class LoadRun:
     def _land_one(self, window: Window | None = None, names: tuple[str, ...] = ()) -> None:
         from export_pipelines.steps.land import land
 
-        if self.load.spec.source.type == "upload":
-            return  # what was uploaded has landed
         before = max((each.sequence for each in self._all_landed()), default=0)
         started = time.monotonic()
         try:

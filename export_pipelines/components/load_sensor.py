@@ -58,8 +58,8 @@ def _requests(
     for load in loads:
         if load.id in waiting or not load.spec.day.contains(now):
             continue
-        if load.id not in wanted and load.spec.source.type in ("table", "upload"):
-            continue  # nothing of these is new by the clock
+        if load.id not in wanted and load.spec.source.type == "table":
+            continue  # nothing of it is new by the clock
         records = instance.get_run_records(dg.RunsFilter(tags={LOAD_TAG: load.id}), limit=spec.failures)
         if any(not record.dagster_run.is_finished for record in records):
             continue

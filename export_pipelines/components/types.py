@@ -158,7 +158,10 @@ class DataSet(Shell):
         for broken in project.broken:
             if broken.folder.resolve() == folder.resolve():
                 raise SpecErrors(broken.errors)
-        return dg.Definitions(resources=project.resources)
+        for each in project.request_assets():
+            if each.dataset.folder.resolve() == folder.resolve():
+                return dg.Definitions(assets=[each.asset], jobs=[each.job], resources=project.resources)
+        raise RequestError(f"{folder} is not below assets/ of the project {project.root}")
 
 
 @dg.scaffold_with(TemplateScaffolder)

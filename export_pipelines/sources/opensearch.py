@@ -106,7 +106,7 @@ class OpenSearchSession:
 
     def version(self) -> str:
         """Of the server."""
-        return str(self._ask(lambda: self._client.info(), f"connecting to {self._source.name}")["version"]["number"])
+        return str(self._ask(self._client.info, f"connecting to {self._source.name}")["version"]["number"])
 
     def mappings(self, index: str) -> dict[str, dict[str, Any]]:
         """What the mapping says of each field, by its dotted name, of an index or of all that an alias or pattern

@@ -208,18 +208,6 @@ class DatabaseSource(SpecModel):
         return self
 
 
-class UploadSource(SpecModel):
-    """Files that people bring, on the page of the service."""
-
-    type: Literal["upload"]
-    organisation: str = ""
-    """Shown in the page."""
-    who: tuple[str, ...] = ("*",)
-    """Users, or `group:name`, who may upload."""
-    max_bytes: int = Field(default=2 * 2**30, ge=1)
-    max_columns: int = Field(default=1_000, ge=1)
-
-
 class TableSource(SpecModel):
     """Another loaded table, whose rows are copied on, into another database as a rule. A load of it starts this one."""
 
@@ -229,7 +217,7 @@ class TableSource(SpecModel):
 
 
 Source = Annotated[
-    FolderSource | S3Source | HttpSource | RestSource | WfsSource | DatabaseSource | UploadSource | TableSource,
+    FolderSource | S3Source | HttpSource | RestSource | WfsSource | DatabaseSource | TableSource,
     Field(discriminator="type"),
 ]
 
@@ -289,6 +277,9 @@ class Style(StrEnum):
     """Slowly changing dimension of type 2: each version of a row with `valid_from` and `valid_to`."""
     PARTITION = "partition"
     """The rows of the file's years, months or days (`partition_by`) replace those that are there."""
+
+
+_WHOLE = (Style.REPLACE, Style.SNAPSHOT, Style.SHADOW)
 
 
 class LoadColumn(SpecModel):
@@ -482,7 +473,7 @@ class LoadSpec(SpecModel):
     @property
     def by_file(self) -> bool:
         """Whether each file is a partition."""
-        return self.source.type in ("folder", "s3", "http", "upload")
+        return self.source.type in ("folder", "s3", "http")
 
     @property
     def pause(self) -> timedelta:
@@ -512,6 +503,11 @@ class LoadSpec(SpecModel):
             )
             if any(value != getattr(FileSpec(), name) for name, value in said.items()):
                 raise ValueError("the rows of a database need no `file`; only null_words and trim may be set")
+        if isinstance(self.source, RestSource | WfsSource) and self.style in _WHOLE:
+            raise ValueError(
+                f"style {self.style.value} takes one file for the whole table, and an API gives a file a page: "
+                "use append, upsert, history or partition"
+            )
         if unknown := [name for name in self.key if self.columns and name not in self.columns]:
             raise ValueError(f"key columns {unknown} are not among the columns")
         return self

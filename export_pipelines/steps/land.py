@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -114,21 +114,6 @@ def landed_files(store: Store, table_id: str) -> list[LandedManifest]:
         IntegrityError: the chain of manifests is broken.
     """
     return Chain.read(store, table_id).entries
-
-
-def land_upload(
-    ctx: LandContext, name: str, pieces: Iterable[bytes], *, url: str = "", version: str = ""
-) -> tuple[LandedManifest, bool]:
-    """Land one file that somebody brings. False if the newest of that name has the same content: it is that one."""
-    chain = Chain.read(ctx.store, ctx.load.id)
-    with spool() as content:
-        for piece in pieces:
-            content.write(piece)
-        content.finish()
-        last = chain.latest.get(name)
-        if last is not None and last.file.raw_sha256 == content.raw_sha256 and last.partition == ctx.partition:
-            return last, False
-        return _commit(ctx, chain, Found(name, url), version, content)
 
 
 def check_landed(store: Store, table_id: str) -> list[str]:

@@ -30,9 +30,11 @@ from export_pipelines.targets.tables import (
     columns_of,
     copy_structure,
     create_version,
+    delete_files,
     ensure_companions,
     lock_for_change,
     patiently,
+    settle,
     typed_names,
 )
 
@@ -192,7 +194,7 @@ class LoadRun:
         if state and self._spec.style not in _ANEW:
             return _Table(state.current, self._names.version(state.current), False)
         number = (state.last if state else 0) + 1
-        relation = create_version(self._session, self._names, number, [*self._own_columns(), *plan.table])
+        relation = create_version(self._session, self._names, number, [*self._own_columns(), *plan.table], self._entry)
         if state is None and self._ctx.load.migrations:
             todo = pending_migrations(self._session, self._names, self._ctx.load.migrations)
             migrate_new(self._session, self._names, number, todo)
@@ -215,8 +217,7 @@ class LoadRun:
         )
         removed = 0
         if not table.anew and earlier:
-            listed = ", ".join(map(str, earlier))
-            removed = self._session.change(f"DELETE FROM {table.relation} WHERE file_id IN ({listed})")
+            removed = delete_files(self._session, table.relation, earlier)
         rows = filler.fill(Destination(table.relation, table.anew, "row_id")).rows
         filler.misfits.refuse(rows)
         if table.anew:
@@ -321,7 +322,7 @@ class LoadRun:
         last = max(table.number, state.last if state else 0)
         registry.finish(self._session, self._entry, counts)
         if table.anew:
-            self._session.execute(f"ANALYZE {table.relation}")
+            settle(self._session, table.relation)
         total = versions.rows_of(self._session, self._names, table.number) + self._grown(counts)
         versions.record(self._session, self._names, table.number, total, digest, self._entry)
         versions.point(self._session, self._names, table.number, last, self._ctx.load.version)

@@ -148,8 +148,6 @@ def _more(prepared: Prepared) -> tuple[str, ...]:
         found += ["pyarrow", "pyarrow.compute", "pyarrow.csv"]
     if any("parquet" in each.spec.formats for each in datasets):
         found.append("pyarrow.parquet")
-    if any("excel" in each.spec.formats for each in datasets):
-        found.append("xlsxwriter")
     if any(each.engine == "opensearch" for each in datasets):
         found.append("opensearchpy")
     if any(each.engine == "mysql" for each in datasets):

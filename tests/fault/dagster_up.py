@@ -74,7 +74,8 @@ class Project:
         """Start it, or start it again after something of it was killed."""
         self.down()
         self.port = free_port()
-        command = [sys.executable, "-m", "export_pipelines.cli", "up", "--port", str(self.port), "--no-open", "--no-api"]
+        command = [sys.executable, "-m", "export_pipelines.cli", "up", "--port", str(self.port)]
+        command += ["--no-open", "--no-api"]
         environment = {**os.environ, "DATABASE_URL": self.source, "DAGSTER_PG_URL": self.storage}
         environment["PYTHONPATH"] = str(Path(__file__).parents[2])
         environment["no_proxy"] = environment["NO_PROXY"] = "127.0.0.1"

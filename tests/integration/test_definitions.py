@@ -17,7 +17,7 @@ from dagster.components.core.package_entry import get_package_objects_in_module
 from dagster.components.scaffold.scaffold import ScaffoldRequest, get_scaffolder
 
 import export_pipelines
-from export_pipelines.components.project import Project
+from export_pipelines.components.project import RESOURCES, Project
 from export_pipelines.components.types import template
 from export_pipelines.specs.loader import load_tables
 from tests.support.dagster_project import EVENTS, Folder, new_project
@@ -261,7 +261,7 @@ def test_scaffold_writes_a_table_that_loads(tmp_path: Path) -> None:
 def test_every_template_is_valid(folder: Folder) -> None:
     kinds = [name for name, _ in get_package_objects_in_module(export_pipelines) if name != "ExportTable"]
     for name in kinds:
-        place = "resources" if name.endswith(("Connection", "Database", "Store")) else "schedules"
+        place = "resources" if name in RESOURCES else "schedules"
         if name == "CatalogDatabase":
             continue  # the project has one
         text = template(f"{name}.yaml").replace("my_group/my_table", "demo/events")
@@ -270,6 +270,9 @@ def test_every_template_is_valid(folder: Folder) -> None:
                 "landing: landing", "landing: exports"
             )
             place = "assets/demo"
+        if name == "DataSet":
+            place = "assets/demo"
+            folder.write(f"{place}/{name}/select.sql", template("DataSet.sql"))
         folder.write(f"{place}/{name}/defs.yaml", text)
     assert broken(folder.load()) == {}
 

@@ -22,7 +22,6 @@ from export_pipelines.steps.land import (
     LandResult,
     check_landed,
     land,
-    land_upload,
     landed_files,
     list_files,
 )
@@ -181,13 +180,6 @@ def test_two_landings_at_once_land_each_file_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(entry.name for entry in landed_files(ctx.store, ID)) == [f"{number}.csv" for number in range(10)]
-
-
-def test_an_upload_lands_like_any_other_file(tmp_path: Path) -> None:
-    ctx = context(tmp_path, {"type": "upload"})
-    first, new = land_upload(ctx, "../a.csv", [b"a\n", b"1\n"])
-    assert (new, first.file.size, content(ctx, first)) == (True, 4, b"a\n1\n")
-    assert land_upload(ctx, "../a.csv", [b"a\n1\n"]) == (first, False)
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from export_pipelines.errors import RequestError, SourceError, SpecError
+from export_pipelines.sources.opensearch import OpenSearchSource
 from export_pipelines.specs.query import RawFilter
 from export_pipelines.steps.request import columns_of
 from tests.support.asking import RequestKit, request_kit
+from tests.support.command_line import CommandLine
+from tests.support.dagster_project import new_project
 from tests.support.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.support.opensearch import Search, bulk_lines, opensearch_server
 
@@ -292,3 +295,26 @@ def test_too_many_hits_are_refused_before_the_work(many: RequestKit) -> None:
 def test_a_preview_has_the_first_rows(many: RequestKit) -> None:
     many.spec["order_by"] = ["id"]
     assert many.preview(rows=3).rows == [["1"], ["2"], ["3"]]
+
+
+# The connection
+
+
+def test_doctor_tells_whether_an_opensearch_answers(search: Search, tmp_path: Path) -> None:
+    folder = new_project(tmp_path)
+    text = "type: export_pipelines.OpenSearch\nattributes: {resource_key: search, url: {env: SEARCH_URL}}\n"
+    folder.write("resources/search/defs.yaml", text)
+
+    def told(url: str) -> dict[str, str]:
+        found = CommandLine(tmp_path, {"SEARCH_URL": url})("doctor", "--json").json
+        return next(each for each in found if each["what"] == "connection search")
+
+    assert told(search.url)["detail"].startswith("OpenSearch ")
+    away = told("http://nobody:secret@127.0.0.1:9")
+    assert (away["result"], "secret" in str(away)) == ("failed", False)
+
+
+def test_a_server_without_tls_is_told(search: Search) -> None:
+    source = OpenSearchSource(search.url.replace("http:", "https:"))
+    with pytest.raises(SourceError), source.session(timeout=3) as session:
+        session.version()

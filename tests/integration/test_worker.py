@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -172,3 +174,30 @@ def test_a_stopped_worker_puts_its_work_back_and_the_next_one_does_it(project: S
     project.start()
     ended = project.ended(row.id)
     assert (ended.state, ended.attempts, ended.rows) == ("succeeded", 2, 400)
+
+
+def test_users_take_turns_and_none_has_more_than_its_share(
+    postgres: Address, migrated_database: str, tmp_path: Path
+) -> None:
+    service = "concurrency: 2, per_user: 1, fairness: round_robin"
+    with (
+        new_database(postgres) as source,
+        new_database(postgres, migrated_database) as storage,
+        served(tmp_path / "p", source, storage, service=service) as project,
+    ):
+        project.round_robin = True
+        ann = [project.upto(40 + n, "g/slow", user="ann") for n in range(4)]
+        bob = project.upto(80, "g/slow", user="bob")
+        cai = project.upto(81, "g/slow", user="cai")
+        project.start()
+        most: Counter[str] = Counter()
+        while any(project.row(each.id).live for each in [*ann, bob, cai]):
+            now = Counter(r.created_by for r in project.requests.find(states=("processing",)))
+            most |= now
+            time.sleep(0.02)
+        begun = {row.id: row.started_at for row in project.requests.many([each.id for each in [*ann, bob, cai]])}
+        order = sorted(begun, key=lambda request: begun[request] or project.row(request).created_at)
+        assert most["ann"] == 1
+        # Those who asked once do not wait for all that ann asked before them.
+        assert order.index(cai.id) < order.index(ann[2].id)
+        assert order.index(bob.id) < order.index(ann[2].id)

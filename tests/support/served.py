@@ -73,6 +73,8 @@ class Served:
     source: str
     storage: str
     worker: subprocess.Popen[bytes] | None = None
+    round_robin: bool = False
+    """Whether users take turns, as the API hands on from the service's settings."""
     _pool: CatalogPool = field(init=False)
     _datasets: dict[str, DataSetDefinition] = field(default_factory=dict)
 
@@ -149,7 +151,7 @@ class Served:
         """Ask of a definition, which the project may have no more."""
         query = parse_query(dataset, filters=filters, **more)
         asked = Asked(Actor(user, "192.0.2.1"))
-        return self.requests.ask(query, "1", asked, secret=secret)[0]
+        return self.requests.ask(query, "1", asked, secret=secret, round_robin=self.round_robin)[0]
 
     def upto(self, n: int, dataset: str = "g/numbers", **more: Any) -> RequestRow:
         """Ask for the numbers up to one."""
