@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -307,14 +308,14 @@ def _zip(**files: str) -> bytes:
 
 
 def test_compression_is_known_by_the_content() -> None:
-    for data in (gzip.compress(b"a\n1\n"), zstandard.compress(b"a\n1\n"), _zip(**{"x.csv": "a\n1\n"})):
+    for data in (gzip.compress(b"a\n1\n", mtime=0), zstandard.compress(b"a\n1\n"), _zip(**{"x.csv": "a\n1\n"})):
         assert rows(opened(data, "a.csv")) == [("1",)]
 
 
-@pytest.mark.parametrize("data", [gzip.compress(b"a\n1\n" * 99)[:-9], zstandard.compress(b"a\n1\n" * 99)[:-3]])
-def test_packed_files_that_were_cut_off_are_errors(data: bytes) -> None:
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_packed_files_that_were_cut_off_are_errors(pack: Callable[[bytes], bytes]) -> None:
     with pytest.raises(IntegrityError):
-        rows(opened(data, "a.csv.gz"))
+        rows(opened(pack(b"a\n1\n" * 99)[:-3], "a.csv.gz"))
 
 
 def test_packing_that_is_not_known_is_named() -> None:
