@@ -26,7 +26,8 @@ from export_pipelines.targets.tables import (
     FILE_SETTING,
     TableColumn,
     add_columns,
-    add_own_indexes,
+    add_key,
+    add_primary_key,
     columns_of,
     copy_structure,
     create_version,
@@ -221,14 +222,16 @@ class LoadRun:
         rows = filler.fill(Destination(table.relation, table.anew, "row_id")).rows
         filler.misfits.refuse(rows)
         if table.anew:
-            add_own_indexes(self._session, table.relation, ())
+            add_primary_key(self._session, table.relation)
         return "loaded", self._counted(filler, Counts(rows=rows, added=rows, removed=removed)), ""
 
     def _build(
         self, table: _Table, plan: Plan, filler: Filler, state: versions.State | None
     ) -> tuple[Action, Counts, str]:
         rows = filler.fill(Destination(table.relation, True, "row_id")).rows
-        rows -= self._drop_repeated(filler, table.relation, "row_id")
+        if self._spec.key and not add_key(self._session, table.relation, self._spec.key):
+            rows -= self._drop_repeated(filler, table.relation, "row_id")
+            add_key(self._session, table.relation, self._spec.key)
         filler.misfits.refuse(rows)
         counts = self._counted(filler, Counts(rows=rows, added=rows))
         if self._spec.style is Style.SHADOW:
@@ -239,7 +242,7 @@ class LoadRun:
     def _shadow(
         self, table: _Table, plan: Plan, counts: Counts, state: versions.State | None
     ) -> tuple[Action, Counts, str]:
-        columns = [column.name for column in plan.table]
+        columns = plan.table
         measure(self._session, table.relation, self._spec.key, columns)
         found = compare(self._session, self._names, state.current if state else None)
         if state and not found.differing and self._same_columns(table, state):
@@ -265,16 +268,17 @@ class LoadRun:
         table.number, table.relation, table.anew = state.current, self._names.version(state.current), False
 
     def _index(self, table: _Table, state: versions.State | None) -> None:
-        add_own_indexes(self._session, table.relation, self._spec.key)
+        add_primary_key(self._session, table.relation)
         if state:
             own = [["row_id"], ["file_id"], list(self._spec.key)]
             copy_structure(self._session, self._names.version(state.current), table.relation, own)
 
     def _merge(self, table: _Table, plan: Plan, filler: Filler) -> tuple[Action, Counts, str]:
         if table.anew:
-            unique = self._spec.key if self._spec.style is not Style.PARTITION else ()
-            where = "WHERE valid_to IS NULL" if self._spec.style is Style.HISTORY else ""
-            add_own_indexes(self._session, table.relation, unique, where)
+            add_primary_key(self._session, table.relation)
+            if self._spec.key and self._spec.style is not Style.PARTITION:
+                where = "WHERE valid_to IS NULL" if self._spec.style is Style.HISTORY else ""
+                add_key(self._session, table.relation, self._spec.key, where)
         self._make_typed(plan)
         rows = filler.fill(Destination(TYPED, True, "load ordinal")).rows
         rows -= self._drop_repeated(filler, TYPED, '"load ordinal"')

@@ -18,6 +18,7 @@ FILE_SETTING = "export_pipelines.file_id"
 """Setting of the transaction which fills `file_id`, so that COPY takes a file's own bytes."""
 
 _LOCK_NOT_AVAILABLE = "55P03"
+_NOT_UNIQUE = "23505"
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 3.0
 _PATIENCE_SECONDS = 600
@@ -103,16 +104,23 @@ def create_version(session: Session, names: TableNames, number: int, columns: Se
     return relation
 
 
-def add_own_indexes(session: Session, relation: str, unique: Sequence[str], where: str = "") -> None:
-    """The primary key, and the key of the definition.
-
-    Raises:
-        SourceError: code 23505, when the key does not tell the rows apart.
-    """
+def add_primary_key(session: Session, relation: str) -> None:
+    """The index by which pages are read."""
     session.execute(f"ALTER TABLE {relation} ADD PRIMARY KEY (row_id)")
-    if unique:
-        listed = ", ".join(map(quote_identifier, unique))
-        session.execute(f"CREATE UNIQUE INDEX ON {relation} ({listed}) {where}")
+
+
+def add_key(session: Session, relation: str, key: Sequence[str], where: str = "") -> bool:
+    """The unique index of the definition's key; False if it does not tell the rows apart, and nothing is done."""
+    session.execute("SAVEPOINT adding_key")
+    try:
+        session.execute(f"CREATE UNIQUE INDEX ON {relation} ({', '.join(map(quote_identifier, key))}) {where}")
+    except SourceError as error:
+        if error.code != _NOT_UNIQUE:
+            raise
+        session.execute("ROLLBACK TO adding_key; RELEASE adding_key")
+        return False
+    session.execute("RELEASE adding_key")
+    return True
 
 
 def settle(session: Session, relation: str) -> None:
