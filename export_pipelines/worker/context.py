@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,8 @@ from export_pipelines.specs.service import ServiceSpec
 AT_WORK = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 OPEN = (*AT_WORK, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED)
 
+LOST_SECONDS = 10.0
+"""A request has a run which is nowhere, or which nobody has launched, for so long: it will not come."""
 _RECYCLE_SECONDS = 60
 
 SILENT_SECONDS = 60.0
@@ -82,6 +85,11 @@ class Context:
     def executes_here(self, run: dg.DagsterRun) -> bool:
         """Whether a worker of this machine, this or an earlier one, has begun a run."""
         return bool(worker_of(run).get("host") == self.host)
+
+
+def age(moment: datetime | None) -> float:
+    """Seconds since a time, 0 if there is none."""
+    return (datetime.now(UTC) - moment).total_seconds() if moment else 0.0
 
 
 def worker_of(run: dg.DagsterRun) -> dict[str, Any]:

@@ -9,6 +9,7 @@ worker is late or gone. Neither begins a run twice, see `launch`.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -19,8 +20,11 @@ from dagster import DagsterRun, DagsterRunStatus
 
 from export_pipelines.catalog.requests import RequestRow
 from export_pipelines.components.request_job import REQUEST_TAG, USER_TAG
-from export_pipelines.worker.context import AT_WORK, Context, worker_of
+from export_pipelines.components.warm_launcher import WORKER_TAG
+from export_pipelines.worker.context import AT_WORK, LOST_SECONDS, Context, age, worker_of
 from export_pipelines.worker.processes import Child, WarmProcesses
+
+_MAKING_SECONDS = 3.0
 
 SHOWN = 20
 """Runs that wait in Dagster's queue at most: its daemon reads all of them each second."""
@@ -103,8 +107,8 @@ class Feeder:
                 queued.append(row)
             elif (child is not None and not child.queues) or (run is not None and run.status in AT_WORK):
                 room.take(row.created_by)
-            elif child is None and (run is None or not run.is_finished):
-                # Being made, or lost: the sweeper knows which.
+            elif child is None and (run is None or not run.is_finished) and age(row.submitted_at) < _MAKING_SECONDS:
+                # Another machine is making it. What is older is lost, and the sweeper's.
                 room.take(row.created_by)
         return room, queued
 
@@ -147,14 +151,24 @@ class Feeder:
         child = self._warm.child(run.run_id)
         if child is not None:
             return not child.queues
-        if worker_of(run) or run.is_finished:
+        if run.is_finished or self._elsewhere(run):
             return True
         if not self._warm.ready:
             return False
-        self._context.instance.add_run_tags(run.run_id, {".dagster/export_pipelines_worker": self._context.tag})
+        self._context.instance.add_run_tags(run.run_id, {WORKER_TAG: self._context.tag})
         child = Child(run.run_id, run.tags.get(REQUEST_TAG, ""), run.tags.get(USER_TAG, ""), queues=False)
         self._hand_over(child, make=False)
         return True
+
+    def _elsewhere(self, run: DagsterRun) -> bool:
+        """Whether another machine's worker has the run. A worker of this machine that had it is gone, since there is
+        one only; one of another machine may have ended before the run was begun."""
+        host = worker_of(run).get("host")
+        if host in (None, self._context.host):
+            return False
+        record = self._context.instance.get_run_record_by_id(run.run_id)
+        silent = time.time() - record.update_timestamp.timestamp() if record else 0.0
+        return run.status in AT_WORK or silent < LOST_SECONDS
 
     def _hand_over(self, child: Child, *, make: bool) -> None:
         self._warm.run(child, make=make, host=self._context.tag)

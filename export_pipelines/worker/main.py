@@ -226,8 +226,17 @@ class Worker:
         deadline = time.monotonic() + _STOP_SECONDS
         while self._warm.children and time.monotonic() < deadline:
             for control in self._warm.controls:
-                list(self._warm.read(control))
+                self._give_back([each.child for each in self._warm.read(control)])
             time.sleep(0.05)
+        self._give_back(self._warm.children)
+
+    def _give_back(self, children: list[Child]) -> None:
+        """Put back what a child has not put back or ended itself: its run had not begun. Each knows whose run it is."""
+        with suppress(ExportPipelinesError):
+            for child in children:
+                row = self._context.requests.get(child.request)
+                if row is not None and row.state == "pending" and row.run_id == child.run_id and not child.queues:
+                    self._context.requests.again(child.request, child.run_id)
 
 
 def work(settings: Settings, *, say: Callable[[str], object], silent_seconds: float = SILENT_SECONDS) -> None:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from dagster import DagsterRun, DagsterRunStatus
 
 from export_pipelines.catalog.requests import RequestRow
 from export_pipelines.components.request_job import REQUEST_TAG, Retries
-from export_pipelines.worker.context import AT_WORK, Context
+from export_pipelines.worker.context import AT_WORK, LOST_SECONDS, Context, age
 
-LOST_SECONDS = 15.0
-"""A request has a run which is nowhere, or which nobody has launched, for so long: it will not come."""
 _GRACE_SECONDS = 8.0
 """After our start: what an earlier worker of this machine left puts its requests back by itself."""
 
@@ -61,7 +58,7 @@ class Sweeper:
     def _look(self, row: RequestRow, run: DagsterRun | None, patience: float = LOST_SECONDS) -> None:
         run_id = row.run_id or ""
         if run is None or run.status is DagsterRunStatus.NOT_STARTED:
-            if not self._has_child(run_id) and _age(row.submitted_at) >= patience:
+            if not self._has_child(run_id) and age(row.submitted_at) >= patience:
                 self._lost(row, run, "its run was never launched")
         elif run.is_finished:
             if not self._has_child(run_id):
@@ -71,7 +68,7 @@ class Sweeper:
 
     def _at_work(self, row: RequestRow, run: DagsterRun) -> None:
         gone = self._context.executes_here(run) and not self._has_child(run.run_id)
-        if row.state == "processing" and _age(row.started_at) > self._context.service.max_runtime_minutes * 60:
+        if row.state == "processing" and age(row.started_at) > self._context.service.max_runtime_minutes * 60:
             self._too_long(row, run)
         elif gone and time.monotonic() - self._started > _GRACE_SECONDS:
             self._break_off(row, run, "the process at work on it has ended")
@@ -81,8 +78,8 @@ class Sweeper:
     def _silent(self, row: RequestRow, run: DagsterRun) -> float:
         """Seconds since the last word: of the work, or of the launch of a run that has not begun to work."""
         if row.state == "processing":
-            return _age(row.beat_at)
-        if _age(row.submitted_at) < self._context.silent_seconds:
+            return age(row.beat_at)
+        if age(row.submitted_at) < self._context.silent_seconds:
             return 0.0
         record = self._context.instance.get_run_record_by_id(run.run_id)
         return time.time() - record.update_timestamp.timestamp() if record else 0.0
@@ -159,7 +156,3 @@ class Sweeper:
                 self._context.instance.report_run_canceled(run, "Its request is not wanted any more.")
             elif self._context.executes_here(run) and time.monotonic() - self._started > _GRACE_SECONDS:
                 self.report_failed(run.run_id, "Its process has ended, and its request before it.")
-
-
-def _age(moment: datetime | None) -> float:
-    return (datetime.now(UTC) - moment).total_seconds() if moment else 0.0

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from psycopg2.extensions import parse_dsn
 
 from export_pipelines.catalog.audit import Actor
+from export_pipelines.components.warm_launcher import WORKER_TAG
 from export_pipelines.formats.csv import copy_options
 from export_pipelines.local.postgres import Address
 from export_pipelines.specs.format import PLAIN
@@ -158,6 +162,27 @@ def test_what_breaks_off_again_and_again_fails_with_a_reason(project: Served) ->
     row = project.ended(request)
     assert (row.state, row.attempts) == ("failed", 3)
     assert "broke off 3 times" in (row.error or "")
+
+
+def test_a_run_that_a_dead_worker_had_taken_from_the_queue_is_begun_by_the_next(
+    project: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = [project.upto(320 + n, "g/slow").id for n in range(3)]
+    waiting = project.upto(14, "g/slow").id
+    run = until(lambda: project.row(waiting).run_id, "it to get a run")
+    until(lambda: project.run_status(run) == "QUEUED", "its run to be queued")
+    assert project.worker is not None
+    project.worker.kill()
+    project.worker.wait()
+    project.worker = None
+    monkeypatch.setenv("DAGSTER_PG_URL", project.storage)
+    with dg.DagsterInstance.from_config(str(project.root / ".local" / "dagster")) as instance:
+        instance.add_run_tags(run, {WORKER_TAG: json.dumps({"host": socket.gethostname(), "pid": 1})})
+    project.start(silent=3)
+    answered_once(project, waiting, 14)
+    assert project.runs_of(waiting) == [run]
+    for n, each in enumerate(busy):
+        answered_once(project, each, 320 + n)
 
 
 def restarts(project: Served, number: int, times: int) -> None:
