@@ -205,6 +205,7 @@ def restarts(project: Served, number: int, times: int) -> None:
         answered_once(project, request, 1000 + n)
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_or_doubled_when_the_worker_is_restarted(project: Served) -> None:
     restarts(project, 10, 2)
 

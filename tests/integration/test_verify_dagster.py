@@ -121,7 +121,7 @@ def notices_of_last_run(folder: Folder, instance: dg.DagsterInstance) -> list[No
     """What operators would be told of it."""
     (last,) = instance.get_runs(limit=1)
     spec = FailureNoticeSpec(name="notices", email_to=("somebody@localhost",))
-    return list(_notices(instance, last, spec, list(folder.load().tables.values())))
+    return list(_notices(instance, last, spec, list(folder.load().tables.values()), []))
 
 
 def test_damage_fails_the_check_until_it_is_mended(

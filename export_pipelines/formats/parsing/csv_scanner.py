@@ -20,7 +20,10 @@ _BEHIND = re.compile(rb"([,\n])[ \t]+")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the values of a file are written. One byte each; without a `quote` there are no quoted values."""
+    """How the values of a file are written. One byte each; without a `quote` there are no quoted values.
+
+    Of the patterns, only classes of characters are repeated possessively: groups that are go wrong in Python 3.11.2.
+    """
 
     delimiter: bytes
     quote: bytes
@@ -51,13 +54,15 @@ class Dialect:
         if not quote:
             return rb"[^" + delimiter + rb"\r\n]*+"
         space = rb"[ \t]*+" if self.trim else b""
-        quoted = space + quote + rb"(?:[^" + quote + rb"]++|" + quote + quote + rb")*+" + quote + space
+        quoted = (
+            space + quote + rb"(?:[^" + quote + rb"]++|" + quote * 2 + rb")*" + quote + rb"(?!" + quote + rb")" + space
+        )
         return rb"(?:" + quoted + rb"|[^" + delimiter + quote + rb"\r\n]*+)"
 
     @cached_property
     def fields(self) -> re.Pattern[bytes]:
         """The well-formed part of a record."""
-        return re.compile(self._field + rb"(?:" + re.escape(self.delimiter) + self._field + rb")*+")
+        return re.compile(self._field + rb"(?:" + re.escape(self.delimiter) + self._field + rb")*")
 
     @cached_property
     def record(self) -> re.Pattern[bytes]:
@@ -67,7 +72,7 @@ class Dialect:
     @cached_property
     def records(self) -> re.Pattern[bytes]:
         """As many records as there are."""
-        return re.compile(rb"(?:" + self.fields.pattern + rb"(?:\r\n|\n|\r))*+")
+        return re.compile(rb"(?:" + self.fields.pattern + rb"(?:\r\n|\n|\r))*")
 
     @cached_property
     def _each(self) -> re.Pattern[bytes]:
@@ -125,10 +130,22 @@ class Dialect:
         field = rb"[^" + delimiter + quote + rb"\r\n]*+"
         if quote:
             field = (
-                rb"(?:" + quote + rb"(?:[^" + quote + rb"\r\n]++|" + quote * 2 + rb")*+" + quote + rb"|" + field + rb")"
+                rb"(?:"
+                + quote
+                + rb"(?:[^"
+                + quote
+                + rb"\r\n]++|"
+                + quote * 2
+                + rb")*"
+                + quote
+                + rb"(?!"
+                + quote
+                + rb")|"
+                + field
+                + rb")"
             )
         more = rb"(?:" + delimiter + field + rb"){%d}" % (count - 1)
-        return re.compile(rb"(?:" + field + more + rb"\r?\n)*+")
+        return re.compile(rb"(?:" + field + more + rb"\r?\n)*")
 
 
 @dataclass(frozen=True, slots=True)
