@@ -22,23 +22,14 @@ _FIRST_RETRY, _LAST_RETRY = 1, 10
 def status_of(service: Service, row: RequestRow, places: Mapping[str, int] | None = None) -> dict[str, Any]:
     """All that is told of a request, as JSON has it; links are paths. With `places`, those of all that wait, nothing is
     asked."""
-    place = _place(service, row, places)
     return {
-        "id": row.id,
+        **progress_of(service, row, places=places),
         "dataset": row.dataset,
         "environment": row.environment,
-        "status": row.state.capitalize(),
         "cancelling": row.live and row.cancel_at is not None,
         "summary": row.summary,
         "query": row.query.model_dump(mode="json"),
         "user": row.created_by,
-        "rows": row.rows,
-        "bytes": row.bytes,
-        "estimated_rows": row.estimate,
-        "percent": percent(row),
-        "place": place,
-        "eta_seconds": eta_seconds(service, row, place),
-        "attempts": row.attempts,
         "created_at": row.created_at,
         "started_at": row.started_at,
         "finished_at": row.finished_at,
@@ -51,9 +42,9 @@ def status_of(service: Service, row: RequestRow, places: Mapping[str, int] | Non
     }
 
 
-def progress_of(service: Service, row: RequestRow) -> dict[str, Any]:
+def progress_of(service: Service, row: RequestRow, *, places: Mapping[str, int] | None = None) -> dict[str, Any]:
     """The part of `status_of` that changes while a request is under way."""
-    place = _place(service, row)
+    place = _place(service, row, places)
     return {
         "id": row.id,
         "status": row.state.capitalize(),

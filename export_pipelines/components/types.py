@@ -6,6 +6,7 @@ component tree of your own (`dg.load_from_defs_folder`) agree with `export-pipel
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar, Self
@@ -128,58 +129,56 @@ class Shell(dg.Component):
         return cls(attributes)
 
 
+class FolderShell(Shell):
+    """Base of the types in assets/: the project knows what it made of their folder."""
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        folder = (context.path if context.path.is_dir() else context.path.parent).resolve()
+        project = _project()
+        for broken in project.broken:
+            if broken.folder.resolve() == folder:
+                raise SpecErrors(broken.errors)
+        for path, definitions in self.found(project):
+            if path.resolve() == folder:
+                return dg.Definitions.merge(definitions, dg.Definitions(resources=project.resources))
+        raise RequestError(f"{folder} is not below assets/ of the project {project.root}")
+
+    def found(self, project: Project) -> Iterator[tuple[Path, dg.Definitions]]:
+        """The folders of this type in a project, with what they define."""
+        raise NotImplementedError
+
+
 @dg.scaffold_with(TemplateScaffolder)
-class ExportTable(Shell):
+class ExportTable(FolderShell):
     """A table to export."""
 
     model = TableSpec
 
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        folder = context.path if context.path.is_dir() else context.path.parent
-        project = _project()
-        for broken in project.broken:
-            if broken.folder.resolve() == folder.resolve():
-                raise SpecErrors(broken.errors)
+    def found(self, project: Project) -> Iterator[tuple[Path, dg.Definitions]]:
         for each in project.tables.values():
-            if each.table.folder.resolve() == folder.resolve():
-                return dg.Definitions.merge(each.definitions, dg.Definitions(resources=project.resources))
-        raise RequestError(f"{folder} is not below assets/ of the project {project.root}")
+            yield each.table.folder, each.definitions
 
 
 @dg.scaffold_with(TemplateScaffolder)
-class DataSet(Shell):
+class DataSet(FolderShell):
     """Rows that people ask for."""
 
     model = DataSetSpec
 
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        folder = context.path if context.path.is_dir() else context.path.parent
-        project = _project()
-        for broken in project.broken:
-            if broken.folder.resolve() == folder.resolve():
-                raise SpecErrors(broken.errors)
+    def found(self, project: Project) -> Iterator[tuple[Path, dg.Definitions]]:
         for each in project.request_assets():
-            if each.dataset.folder.resolve() == folder.resolve():
-                return dg.Definitions(assets=[each.asset], jobs=[each.job], resources=project.resources)
-        raise RequestError(f"{folder} is not below assets/ of the project {project.root}")
+            yield each.dataset.folder, dg.Definitions(assets=[each.asset], jobs=[each.job])
 
 
 @dg.scaffold_with(TemplateScaffolder)
-class LoadTable(Shell):
+class LoadTable(FolderShell):
     """A table to load."""
 
     model = LoadSpec
 
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        folder = context.path if context.path.is_dir() else context.path.parent
-        project = _project()
-        for broken in project.broken:
-            if broken.folder.resolve() == folder.resolve():
-                raise SpecErrors(broken.errors)
+    def found(self, project: Project) -> Iterator[tuple[Path, dg.Definitions]]:
         for each in project.loads.values():
-            if each.load.folder.resolve() == folder.resolve():
-                return dg.Definitions(assets=each.assets, jobs=[each.job], resources=project.resources)
-        raise RequestError(f"{folder} is not below assets/ of the project {project.root}")
+            yield each.load.folder, dg.Definitions(assets=each.assets, jobs=[each.job])
 
 
 @dg.scaffold_with(TemplateScaffolder)
