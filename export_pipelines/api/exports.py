@@ -13,10 +13,10 @@ from export_pipelines.api import views
 from export_pipelines.api.auth import Starter, address_of, service_of
 from export_pipelines.api.launching import Started, TableRuns
 from export_pipelines.api.models import Status
+from export_pipelines.api.named import named
 from export_pipelines.api.problems import responses
-from export_pipelines.api.users import Unknown, User
+from export_pipelines.api.users import User
 from export_pipelines.catalog.audit import Actor, AuditEntry
-from export_pipelines.specs.documents import suggest
 from export_pipelines.specs.table import TableDefinition
 
 if TYPE_CHECKING:
@@ -153,15 +153,7 @@ def runs_of(request: Request) -> TableRuns:
 def table_of(service: Service, name: str) -> TableDefinition:
     """The table of a name or an id. Raises Unknown."""
     known = {each.table.id: each.table for each in service.project.tables.values()}
-    if found := known.get(name):
-        return found
-    same = [each for each in known.values() if each.name == name]
-    if len(same) == 1:
-        return same[0]
-    if same:
-        raise Unknown(f"{len(same)} tables are named {name!r}", hint=f"one of {', '.join(each.id for each in same)}")
-    near = suggest(name, [*known, *(each.name for each in known.values())])
-    raise Unknown(f"there is no table {name[:200]!r}", hint=near or "GET /exports lists those there are")
+    return named("table", known, name, hint="GET /exports lists those there are")
 
 
 def _start(request: Request, user: User, tables: list[TableDefinition]) -> StartedOut:

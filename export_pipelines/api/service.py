@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from export_pipelines.api.limits import Limits
+from export_pipelines.api.named import named
 from export_pipelines.api.tokens import TokenCache
-from export_pipelines.api.users import Unknown
 from export_pipelines.api.versions import Versions
 from export_pipelines.api.watching import Watcher
 from export_pipelines.catalog.audit import Actor, AuditEntry, write_audit
@@ -30,7 +30,6 @@ from export_pipelines.formats.encryption import Keyring
 from export_pipelines.service_keys import IDENTITY, ServiceKeys, load_service_keys
 from export_pipelines.settings import Settings
 from export_pipelines.specs.dataset import DataSetDefinition
-from export_pipelines.specs.documents import suggest
 from export_pipelines.specs.service import ServiceSpec
 from export_pipelines.stores.base import Store
 
@@ -120,16 +119,7 @@ class Service:
         Raises:
             Unknown: there is none, or more than one.
         """
-        known = self.project.datasets
-        if found := known.get(name):
-            return found
-        same = [each for each in known.values() if each.name == name]
-        if len(same) == 1:
-            return same[0]
-        if same:
-            raise Unknown(f"{len(same)} data sets are named {name!r}", hint=f"one of {', '.join(e.id for e in same)}")
-        near = suggest(name, [*known, *(each.name for each in known.values())])
-        raise Unknown(f"there is no data set {name[:200]!r}", hint=near or "GET /datasets lists those there are")
+        return named("data set", self.project.datasets, name, hint="GET /datasets lists those there are")
 
     def resource(self, key: str) -> Any:
         """A resource of the project, opened. Raises RequestError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Self
 
 import psycopg2
 import psycopg2.extras
@@ -99,6 +99,12 @@ class CatalogPool:
             raise CatalogError(f"catalog: {str(error).splitlines()[0]}") from error
         finally:
             checked_out.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close all connections."""

@@ -63,32 +63,24 @@ def _is_loopback(host: str) -> bool:
 
 def _refuse_without_tokens(settings: Settings, host: str) -> None:
     """Raises RequestError: nobody could log in, so that this is likely a mistake."""
-    from export_pipelines.catalog.pool import CatalogPool
     from export_pipelines.catalog.tokens import Tokens
+    from export_pipelines.cli.catalog_pool import catalog_pool
 
-    assert settings.dagster_pg_url
-    pool = CatalogPool(settings.dagster_pg_url, settings.catalog_schema, size=1)
-    try:
+    with catalog_pool(settings) as pool:
         if not [each for each in Tokens(pool).all() if each.name != "local"]:
             raise RequestError(
                 f"{host} is not an address of this machine alone, and there is no token yet",
                 hint="make one: export-pipelines token create NAME; or give --open where OIDC or a network guards it",
             )
-    finally:
-        pool.close()
 
 
 def _fresh_token(settings: Settings) -> str:
     from export_pipelines.api.local_token import fresh_local_token
-    from export_pipelines.catalog.pool import CatalogPool
     from export_pipelines.catalog.tokens import Tokens
+    from export_pipelines.cli.catalog_pool import catalog_pool
 
-    assert settings.dagster_pg_url
-    pool = CatalogPool(settings.dagster_pg_url, settings.catalog_schema, size=1)
-    try:
+    with catalog_pool(settings) as pool:
         return fresh_local_token(Tokens(pool), settings.state)
-    finally:
-        pool.close()
 
 
 def _serve(settings: Settings, host: str, port: int, workers: int) -> None:

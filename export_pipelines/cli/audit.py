@@ -146,11 +146,8 @@ def _log() -> Iterator[tuple[AuditLog, Opened]]:
 
     with opened() as project:
         catalog = initialized("catalog", project.project.resources.get("catalog"))
-        pool = CatalogPool(catalog.url, catalog.schema_name, size=1)
-        try:
+        with CatalogPool(catalog.url, catalog.schema_name, size=1) as pool:
             yield AuditLog(pool), project
-        finally:
-            pool.close()
 
 
 def _cells(row: AuditRow) -> list[output.Cell]:

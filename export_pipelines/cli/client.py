@@ -104,21 +104,11 @@ def revoke_command(client: str) -> None:
 @contextmanager
 def _clients() -> Iterator[HawkClients]:
     from export_pipelines.catalog.hawk import HawkClients
-    from export_pipelines.catalog.pool import CatalogPool
-    from export_pipelines.cli.project import quiet
-    from export_pipelines.local.project import running
+    from export_pipelines.cli.catalog_pool import running_catalog
     from export_pipelines.service_keys import load_service_keys
-    from export_pipelines.settings import load_settings
 
-    quiet()
-    found = load_settings()
-    with running(found, migrate_catalog=found.embedded_dagster) as settings:
-        assert settings.dagster_pg_url
-        pool = CatalogPool(settings.dagster_pg_url, settings.catalog_schema, size=1)
-        try:
-            yield HawkClients(pool, load_service_keys(settings.state).key("hawk"))
-        finally:
-            pool.close()
+    with running_catalog() as (pool, settings):
+        yield HawkClients(pool, load_service_keys(settings.state).key("hawk"))
 
 
 def _told(client: HawkClient, key: str, as_json: bool) -> None:

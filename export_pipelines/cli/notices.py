@@ -40,16 +40,13 @@ def notices_command(
             click.echo(_secret(project))
             return
         catalog = initialized("catalog", project.project.resources.get("catalog"))
-        pool = CatalogPool(catalog.url, catalog.schema_name, size=1)
-        try:
+        with CatalogPool(catalog.url, catalog.schema_name, size=1) as pool:
             outbox = Deliveries(pool)
             for number in again:
                 if not outbox.again(number):
                     raise RequestError(f"no notice {number} was given up", hint="see `export-pipelines notices`")
             states = () if everything else ("waiting", "given up")
             found = outbox.find(states=states, request=request, limit=limit)
-        finally:
-            pool.close()
     if as_json:
         # The URL of a webhook may be a secret.
         output.as_json([vars(replace(each, target=each.place)) for each in found])

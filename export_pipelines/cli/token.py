@@ -115,21 +115,11 @@ def revoke_command(token: str) -> None:
 
 @contextmanager
 def _tokens() -> Iterator[Tokens]:
-    from export_pipelines.catalog.pool import CatalogPool
     from export_pipelines.catalog.tokens import Tokens
-    from export_pipelines.cli.project import quiet
-    from export_pipelines.local.project import running
-    from export_pipelines.settings import load_settings
+    from export_pipelines.cli.catalog_pool import running_catalog
 
-    quiet()
-    found = load_settings()
-    with running(found, migrate_catalog=found.embedded_dagster) as settings:
-        assert settings.dagster_pg_url
-        pool = CatalogPool(settings.dagster_pg_url, settings.catalog_schema, size=1)
-        try:
-            yield Tokens(pool)
-        finally:
-            pool.close()
+    with running_catalog() as (pool, _):
+        yield Tokens(pool)
 
 
 def check_name(name: str) -> None:
