@@ -10,10 +10,11 @@ from export_pipelines.formats.parsing import NotPlain
 from export_pipelines.sources.postgres import Session
 from export_pipelines.specs.load import LoadSpec
 from export_pipelines.sql import quote_identifier, quote_literal
+from export_pipelines.steps.copying import copy_in
 from export_pipelines.steps.load_columns import Plan
 from export_pipelines.steps.load_convert import Conversion, Into, Misfit, Staged, is_data
 from export_pipelines.steps.load_quarantine import Quarantine
-from export_pipelines.steps.load_reading import RECORDS, Feed, LandedFile, raw_pieces, record_pieces
+from export_pipelines.steps.load_reading import RECORDS, LandedFile, raw_pieces, record_pieces
 from export_pipelines.targets.names import TableNames
 
 _STAGED = 'pg_temp."load staged"'
@@ -101,15 +102,7 @@ class Filler:
 
     def _copy(self, target: str, passthrough: bool, more: str = "") -> int:
         pieces, options = self._pieces(passthrough)
-        feed = Feed(pieces, self._report)
-        try:
-            return self._session.copy_in(target, options + more, feed.read)
-        except SourceError:
-            if feed.error is not None:
-                raise feed.error from None
-            raise
-        finally:
-            feed.close()
+        return copy_in(self._session, target, options + more, pieces, self._report)
 
     def _pieces(self, passthrough: bool) -> tuple[Iterator[bytes], str]:
         parsed = self._file.parse()

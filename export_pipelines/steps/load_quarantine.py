@@ -12,7 +12,8 @@ from typing import Any
 from export_pipelines.errors import TargetError
 from export_pipelines.sources.postgres import Session
 from export_pipelines.specs.load import QuarantineSpec
-from export_pipelines.steps.load_reading import RECORDS, Feed, LandedFile
+from export_pipelines.steps.copying import copy_in
+from export_pipelines.steps.load_reading import RECORDS, LandedFile
 from export_pipelines.targets.names import TableNames
 
 _RECORD_CHARACTERS = 2_000
@@ -93,7 +94,7 @@ class Quarantine:
         )
         self._file.seek(0)
         session.copy_in('pg_temp."load misfits"', RECORDS, self._file.read)
-        session.copy_in('pg_temp."load lines"', RECORDS, Feed(self._lines(), lambda size: None).read)
+        copy_in(session, 'pg_temp."load lines"', RECORDS, self._lines())
         session.execute(
             f"INSERT INTO {names.quarantine} (file_id, file_name, file_line, column_name, reason, record, raw_id) "
             "SELECT %s, %s, coalesce(m.line, l.line), m.column_name, m.reason, m.record, m.raw_id "

@@ -7,7 +7,6 @@ import hmac
 import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
@@ -137,36 +136,6 @@ class _Hashed(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
-
-
-class Feed:
-    """What COPY reads from. Its error is kept, since the driver only tells its text."""
-
-    def __init__(self, pieces: Iterator[bytes], report: Callable[[int], None]) -> None:
-        self._pieces = pieces
-        self._rest: memoryview = memoryview(b"")
-        self._report = report
-        self.error: BaseException | None = None
-
-    def read(self, size: int) -> bytes:
-        try:
-            while not self._rest:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    return b""
-                self._report(len(piece))
-                if len(piece) <= size:
-                    return piece
-                self._rest = memoryview(piece)
-        except BaseException as error:
-            self.error = error
-            raise
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(data)
-
-    def close(self) -> None:
-        with suppress(ValueError, AttributeError):
-            self._pieces.close()  # type: ignore[attr-defined]
 
 
 def raw_pieces(parsed: Parsed, *, escapes_end: bool) -> Iterator[bytes]:
