@@ -18,6 +18,7 @@ from typing import Any
 import psycopg2
 
 from export_pipelines.catalog.dumps import Dumps
+from export_pipelines.catalog.failures import catalog_error
 from export_pipelines.catalog.fence import Fence, Ranges, count
 from export_pipelines.catalog.holds import HoldRow, Holds
 from export_pipelines.catalog.verifications import VerificationRow, Verifications
@@ -330,14 +331,9 @@ class Catalog(Holds, Fence, Verifications, Dumps):
                     # Local to the transaction, as a transaction pooler needs.
                     cursor.execute(f"SET LOCAL search_path TO {quote_identifier(self._schema)}; {_DURABLE}")
                     yield cursor
-            except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
-                raise CatalogError(
-                    f"the catalog in {self._source.name} is missing or of another version",
-                    hint="run `export-pipelines migrate`",
-                ) from error
             except psycopg2.Error as error:
                 lost = self._connection is None or self._connection.closed
-                raise CatalogError(f"catalog: {str(error).splitlines()[0]}", transient=bool(lost)) from error
+                raise catalog_error(error, self._source.name, transient=bool(lost)) from error
 
     def _alive(self) -> bool:
         """Whether the connection still answers; asked only after a while, since proxies cut idle ones."""

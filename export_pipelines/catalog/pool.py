@@ -9,6 +9,7 @@ from typing import Any, Self
 import psycopg2
 import psycopg2.extras
 
+from export_pipelines.catalog.failures import catalog_error
 from export_pipelines.errors import CatalogError, SourceError
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.sql import quote_identifier
@@ -84,19 +85,14 @@ class CatalogPool:
                 connection.autocommit = True
             with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
                 yield cursor
-        except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
-            raise CatalogError(
-                f"the catalog in {self._source.name} is missing or of another version",
-                hint="run `export-pipelines migrate`",
-            ) from error
-        except psycopg2.OperationalError as error:
-            checked_out.invalidate()
-            raise CatalogError(f"catalog: {str(error).splitlines()[0]}", transient=True) from error
         except psycopg2.InterfaceError as error:
             checked_out.invalidate()
             raise CatalogError("catalog: the connection was lost", transient=True) from error
         except psycopg2.Error as error:
-            raise CatalogError(f"catalog: {str(error).splitlines()[0]}") from error
+            lost = isinstance(error, psycopg2.OperationalError)
+            if lost:
+                checked_out.invalidate()
+            raise catalog_error(error, self._source.name, transient=lost) from error
         finally:
             checked_out.close()
 

@@ -29,6 +29,7 @@ from dagster._utils.interrupts import capture_interrupts
 
 from export_pipelines import naming
 from export_pipelines.components.run_origin import know_pools, repository_origin
+from export_pipelines.local.children import lives
 
 # Hidden ones: in the UI's list of runs they would crowd out those that people look for.
 HOST_TAG = f"{HIDDEN_TAG_PREFIX}export_pipelines_cli_host"
@@ -135,7 +136,7 @@ class Launcher:
             statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING],
             tags={HOST_TAG: socket.gethostname()},
         )
-        orphans = [run for run in self._instance.get_runs(filters) if not _lives(int(run.tags.get(PID_TAG, "0")))]
+        orphans = [run for run in self._instance.get_runs(filters) if not lives(int(run.tags.get(PID_TAG, "0")))]
         for run in orphans:
             self._instance.report_run_failed(run, "The process that executed this run has ended.")
         return [run.run_id for run in orphans]
@@ -177,16 +178,6 @@ def without_class_path(text: str) -> str:
     """An error as Dagster serializes it, without the class (ours) or without its module (of others)."""
     text = re.sub(r"^export_pipelines\.errors\.\w+: ", "", text)
     return re.sub(r"^(?:[A-Za-z_]\w*\.)+(?=\w+: )", "", text)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid > 0
 
 
 def terminal() -> TextIO:

@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from export_pipelines import naming, windows
+from export_pipelines.components.code_references import code_references
 from export_pipelines.components.load_run import LAND, LOAD, files_name, load_key, run_partitions, run_pull
 from export_pipelines.specs.load import DatabaseSource, LoadDefinition
 
@@ -68,7 +69,6 @@ def load_assets(
     with warnings.catch_warnings():
         # Checks a partition are a preview feature of 1.13.
         warnings.simplefilter("ignore", category=dg.PreviewWarning)
-        warnings.simplefilter("ignore", category=dg.BetaWarning)
         specs = [_land_spec(load), _load_spec(load)]
         return LoadAssets(
             load, _source_spec(load, upstream), _steps(load, specs, origin), _pull_job(load, resources, origin)
@@ -161,11 +161,7 @@ def _spec(
 
 def _files(load: LoadDefinition) -> dg.CodeReferencesMetadataValue:
     names = ["defs.yaml", *(["select.sql"] if load.select_sql is not None else [])]
-    return dg.CodeReferencesMetadataValue(
-        code_references=[
-            dg.LocalFileCodeReference(file_path=str(load.folder / each), line_number=1, label=each) for each in names
-        ]
-    )
+    return code_references(load.folder, names)
 
 
 def _check_specs(load: LoadDefinition) -> list[dg.AssetCheckSpec]:

@@ -19,6 +19,7 @@ import dagster as dg
 from dagster import AssetCheckEvaluation
 
 from export_pipelines import naming, windows
+from export_pipelines.components.partition_run import names_partitions
 from export_pipelines.components.progress import INTERVAL
 from export_pipelines.errors import ExportPipelinesError, RequestError
 from export_pipelines.manifest import LandedManifest
@@ -420,8 +421,7 @@ def _chosen(context: dg.AssetExecutionContext, load: LoadDefinition) -> list[str
     """The partitions of this run, whether it was given one or a range; None for a table that has none."""
     if not load.spec.by_file and load.spec.partitions is None:
         return None
-    bounds = ("dagster/partition", "dagster/asset_partition_range_start")
-    if not any(name in context.run.tags for name in bounds):
+    if not names_partitions(context.run):
         raise dg.Failure(
             f"this run of {load.id} names no partition",
             metadata={"hint": "choose files or windows; the job of the table takes all that is new"},

@@ -270,12 +270,16 @@ def _keep_storage_connected(instance: dg.DagsterInstance) -> None:
     instance.optimize_for_webserver(statement_timeout=0, pool_recycle=20, max_overflow=20)
 
 
+def names_partitions(run: dg.DagsterRun) -> bool:
+    """Whether a run was given a partition, or a range of them."""
+    return any(name in run.tags for name in ("dagster/partition", "dagster/asset_partition_range_start"))
+
+
 def _windows(context: dg.AssetExecutionContext, table: TableDefinition) -> list[Window]:
     """The partitions of this run, whether it was given one or a range. A run without bounds is refused."""
     if table.spec.partitions is None:
         return [windows.window_of(None, windows.SNAPSHOT)]
-    bounds = ("dagster/partition", "dagster/asset_partition_range_start")
-    if not any(name in context.run.tags for name in bounds):
+    if not names_partitions(context.run):
         raise dg.Failure(
             f"this run of {table.id} names no partition, and its SQL never runs without bounds",
             metadata={"hint": "choose a partition or a range of partitions"},

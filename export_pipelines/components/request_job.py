@@ -8,7 +8,6 @@ exports of tables.
 """
 
 # No `from __future__ import annotations` here: Dagster looks at the annotation of an op's context as an object.
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from export_pipelines import naming
+from export_pipelines.components.code_references import code_references
 from export_pipelines.components.warm_launcher import QUEUE_TAG
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.specs.dataset import DataSetDefinition
@@ -164,23 +164,12 @@ def _description(dataset: DataSetDefinition) -> str:
     return "\n\n".join(part for part in (text, "Each materialisation answers one request.", origin, sql) if part)
 
 
-def _code_references(dataset: DataSetDefinition, files: Sequence[str]) -> dg.CodeReferencesMetadataValue:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=dg.BetaWarning)
-        return dg.CodeReferencesMetadataValue(
-            code_references=[
-                dg.LocalFileCodeReference(file_path=str(dataset.folder / each), line_number=1, label=each)
-                for each in files
-            ]
-        )
-
-
 def _static_metadata(dataset: DataSetDefinition) -> dict[str, Any]:
     spec = dataset.spec
     files = ["select.sql"] * (dataset.folder / "select.sql").is_file() + ["defs.yaml"]
     found: dict[str, Any] = {
         "connection": spec.connection,
-        "dagster/code_references": _code_references(dataset, files),
+        "dagster/code_references": code_references(dataset.folder, files),
     }
     if spec.table:
         found["dagster/table_name"] = spec.table

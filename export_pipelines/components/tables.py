@@ -17,6 +17,7 @@ import dagster as dg
 
 from export_pipelines import naming, windows
 from export_pipelines.components.automation import Stage
+from export_pipelines.components.code_references import code_references
 from export_pipelines.components.expire import EXPIRE, expire_asset, expire_job
 from export_pipelines.components.partition_run import run_partitions
 from export_pipelines.specs.table import CleanupMode, TableDefinition
@@ -77,9 +78,8 @@ def table_assets(table: TableDefinition, identities: Sequence[str] = ()) -> Tabl
     `identities` are keys of the resources which open encrypted files.
     """
     with warnings.catch_warnings():
-        # Checks a partition are a preview feature of 1.13, links to files a beta one; tests hold what we need of them.
+        # Checks a partition are a preview feature of 1.13; tests hold what we need of it.
         warnings.simplefilter("ignore", category=dg.PreviewWarning)
-        warnings.simplefilter("ignore", category=dg.BetaWarning)
         specs = [_step_spec(table, stage) for stage in stages_of(table)]
         steps = _steps(table, specs, identities)
         made = TableAssets(table, _source_spec(table), steps, _jobs(table), identities=tuple(identities))
@@ -182,11 +182,7 @@ def _files(table: TableDefinition, stage: Stage) -> dg.CodeReferencesMetadataVal
     sql = {Stage.EXPORT: ("select.sql", table.select_sql), Stage.CLEANUP: ("delete.sql", table.delete_sql)}
     name, text = sql.get(stage, ("", None))
     files = [name] * (text is not None) + ["defs.yaml"] * (table.folder / "defs.yaml").is_file()
-    return dg.CodeReferencesMetadataValue(
-        code_references=[
-            dg.LocalFileCodeReference(file_path=str(table.folder / each), line_number=1, label=each) for each in files
-        ]
-    )
+    return code_references(table.folder, files)
 
 
 def _freshness(table: TableDefinition, stage: Stage) -> Any:

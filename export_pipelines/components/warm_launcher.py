@@ -8,7 +8,6 @@ server import it, so nothing heavy may be imported here.
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +19,8 @@ from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, 
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.storage.dagster_run import DagsterRun
 from dagster._serdes import ConfigurableClassData
+
+from export_pipelines.local.children import lives
 
 WORKER_TAG = ".dagster/export_pipelines_worker"
 """Of a run: the host and the process that execute it, as JSON."""
@@ -127,12 +128,4 @@ def _is_here(run: DagsterRun) -> bool:
 
 def _process_lives(pid: object) -> bool:
     """Whether the worker that began the run is there; its children end with it."""
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return isinstance(pid, int) and pid > 0 and lives(pid)

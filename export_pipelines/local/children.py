@@ -100,6 +100,17 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
         return True
 
 
+def lives(pid: int) -> bool:
+    """Whether a process is there, whoever it belongs to."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid > 0
+
+
 def group_commands(group: int) -> list[str]:
     """Command lines of all processes of a process group that have not ended."""
     if not Path("/proc/self/stat").exists():

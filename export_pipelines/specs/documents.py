@@ -7,8 +7,9 @@ A document is what Dagster's components are written as: `type:` and `attributes:
 from __future__ import annotations
 
 import difflib
+import hashlib
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -31,6 +32,16 @@ MAX_NODES = 50_000
 
 _FIELDS = ("type", "attributes")
 _QUOTED = {bool: "a boolean", int: "a number", float: "a number"}
+
+
+def files_version(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256 over names, lengths and bytes of those files of a folder that are there."""
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            data = file.read_bytes()
+            digest.update(f"{file.relative_to(folder).as_posix()}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

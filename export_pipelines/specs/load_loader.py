@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from export_pipelines import windows
 from export_pipelines.errors import SpecError, SpecErrors
 from export_pipelines.specs.checks import is_there, label_problems
-from export_pipelines.specs.documents import Document, read_text, validate
+from export_pipelines.specs.documents import Document, files_version, read_text, validate
 from export_pipelines.specs.load import DatabaseSource, LoadDefinition, LoadSpec
 
 LOAD_TYPE = "export_pipelines.LoadTable"
@@ -46,12 +45,8 @@ def load_load(folder: Path, group: str, document: Document, texts: Mapping[str, 
 
 def load_version(folder: Path) -> str:
     """The version of a definition as it is on disk now: SHA-256 over names, lengths and bytes of its files."""
-    digest = hashlib.sha256()
-    for file in [*(folder / name for name in _OWN_FILES), *sorted((folder / "ver").glob("*.sql"))]:
-        if file.is_file():
-            data = file.read_bytes()
-            digest.update(f"{file.relative_to(folder).as_posix()}\0{len(data)}\0".encode() + data)
-    return digest.hexdigest()
+    own = [folder / name for name in _OWN_FILES]
+    return files_version(folder, [*own, *sorted((folder / "ver").glob("*.sql"))])
 
 
 def _migrations(folder: Path, errors: list[SpecError]) -> tuple[tuple[str, str], ...]:

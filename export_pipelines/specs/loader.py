@@ -9,7 +9,6 @@ others down. Nothing is connected to, and SQL is not parsed here (sql.py does).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from export_pipelines.errors import SpecError, SpecErrors
 from export_pipelines.specs.checks import is_there, problems
 from export_pipelines.specs.dataset_loader import DATASET_TYPE, load_dataset, on_demand
-from export_pipelines.specs.documents import Document, load_documents, read_text, suggest, validate
+from export_pipelines.specs.documents import Document, files_version, load_documents, read_text, suggest, validate
 from export_pipelines.specs.load_loader import LOAD_TYPE, load_load
 from export_pipelines.specs.loaded import FILES, BrokenFolder, Found, Loaded, keep_apart
 from export_pipelines.specs.table import TableDefinition, TableSpec
@@ -256,9 +255,4 @@ def _is_cumulative(spec: TableSpec, select: str | None) -> bool:
 
 def _version(folder: Path) -> str:
     """SHA-256 over names, lengths and bytes of the files that define the table."""
-    digest = hashlib.sha256()
-    for name in FILES:
-        if (file := folder / name).is_file():
-            data = file.read_bytes()
-            digest.update(f"{name}\0{len(data)}\0".encode() + data)
-    return digest.hexdigest()
+    return files_version(folder, [folder / name for name in FILES])

@@ -28,20 +28,12 @@ from export_pipelines.sql_mysql import MysqlSelect, parse_select, quote_identifi
 from export_pipelines.steps.mysql.reading import text_of
 from export_pipelines.steps.request_columns import Condition, chosen, conditions, order
 from export_pipelines.steps.request_reading import Limits, Take
-from export_pipelines.steps.request_texts import masked_list, select_text
+from export_pipelines.steps.request_texts import SIGNS, masked_list, select_text
 
 _LOCK = "30s"
 _DATA = "export_pipelines_data"
 _ALL = "18446744073709551615"
 _DIGITS = 65
-_SIGNS = {
-    Operator.EQ: "=",
-    Operator.NE: "<>",
-    Operator.LT: "<",
-    Operator.LE: "<=",
-    Operator.GT: ">",
-    Operator.GE: ">=",
-}
 
 
 @contextmanager
@@ -148,7 +140,7 @@ def _condition(each: Condition, values: list[Any], zone: str) -> str:
     if operator is Operator.IN:
         places = [value(text, zone, values) for text in texts]
         return f"{column} IN ({', '.join(places)})"
-    return f"{column} {_SIGNS[operator]} {value(texts[0], zone, values)}"
+    return f"{column} {SIGNS[operator]} {value(texts[0], zone, values)}"
 
 
 def _text_condition(column: str, operator: Operator, texts: tuple[str, ...], values: list[Any]) -> str:
@@ -165,7 +157,7 @@ def _text_condition(column: str, operator: Operator, texts: tuple[str, ...], val
         return f"LOCATE({value}, {exact}) > 0"
     if operator is Operator.STARTS_WITH:
         return f"LOCATE({value}, {exact}) = 1"
-    return f"{exact} <> {value}" if operator is Operator.NE else f"{column} {_SIGNS[operator]} %s"
+    return f"{exact} <> {value}" if operator is Operator.NE else f"{column} {SIGNS[operator]} %s"
 
 
 Value = Callable[[str, str, list[Any]], str]

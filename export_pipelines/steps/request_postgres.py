@@ -20,20 +20,12 @@ from export_pipelines.specs.query import Query
 from export_pipelines.sql import parse_select, quote_identifier
 from export_pipelines.steps.request_columns import Condition, chosen, conditions, order
 from export_pipelines.steps.request_reading import Limits, Take
-from export_pipelines.steps.request_texts import masked_list, select_text
+from export_pipelines.steps.request_texts import SIGNS, masked_list, select_text
 
 _BATCH_BYTES = 1 << 18
 _BATCH_SECONDS = 0.4
 _LOCK = "30s"
 _DATA = "export_pipelines_data"
-_SIGNS = {
-    Operator.EQ: "=",
-    Operator.NE: "<>",
-    Operator.LT: "<",
-    Operator.LE: "<=",
-    Operator.GT: ">",
-    Operator.GE: ">=",
-}
 _LARGEST = 1 << 63
 
 
@@ -158,7 +150,7 @@ def _condition(each: Condition, name: str, values: dict[str, Any]) -> str:
         return f"strpos({column}::text, {value}) > 0"
     if operator is Operator.STARTS_WITH:
         return f"starts_with({column}::text, {value})"
-    return f"{left} {_SIGNS[operator]} {value}"
+    return f"{left} {SIGNS[operator]} {value}"
 
 
 def _compared(kind: FilterType, field: Field, column: str, texts: Sequence[str]) -> tuple[str, Any]:

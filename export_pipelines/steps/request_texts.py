@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from export_pipelines.errors import SpecError
-from export_pipelines.specs.dataset import DataSetDefinition
+from export_pipelines.specs.dataset import DataSetDefinition, Operator
 from export_pipelines.sql import parameters_used, render
+
+SIGNS = {
+    Operator.EQ: "=",
+    Operator.NE: "<>",
+    Operator.LT: "<",
+    Operator.LE: "<=",
+    Operator.GT: ">",
+    Operator.GE: ">=",
+}
+"""Operators that are a sign in SQL."""
 
 
 def select_text(dataset: DataSetDefinition) -> str:
