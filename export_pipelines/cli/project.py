@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from export_pipelines import settings as settings_module
 from export_pipelines.cli import output
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
     from export_pipelines.signing import SigningKeys
     from export_pipelines.steps.context import Source, StepContext
     from export_pipelines.stores.base import Store
-
-
-class Resource(Protocol):
-    """A connection, a store or the catalog before it is opened."""
-
-    def open(self) -> Any: ...
 
 
 @dataclass

@@ -24,8 +24,9 @@ from export_pipelines.components.progress import INTERVAL
 from export_pipelines.errors import ExportPipelinesError, RequestError
 from export_pipelines.manifest import LandedManifest
 from export_pipelines.sources.postgres import PostgresSource
-from export_pipelines.specs.load import RESERVED, DatabaseSource, LoadDefinition, Style
+from export_pipelines.specs.load import RESERVED, LoadDefinition, Style
 from export_pipelines.specs.load_loader import load_version
+from export_pipelines.specs.load_sources import DatabaseSource
 from export_pipelines.steps.context import Progress
 from export_pipelines.stores.base import Store
 from export_pipelines.windows import Window

@@ -17,7 +17,8 @@ from export_pipelines.components.resources import (
 from export_pipelines.components.tables import asset_key
 from export_pipelines.errors import SpecError
 from export_pipelines.specs.documents import Document, load_documents, suggest
-from export_pipelines.specs.load import DatabaseSource, LoadDefinition, TableSource
+from export_pipelines.specs.load import LoadDefinition
+from export_pipelines.specs.load_sources import DatabaseSource, TableSource
 from export_pipelines.specs.loader import BrokenFolder
 
 if TYPE_CHECKING:

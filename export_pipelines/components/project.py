@@ -319,8 +319,3 @@ def _foreign(document: Document) -> dg.Definitions:
 
 def _relative(path: Path, root: Path) -> Path:
     return path.relative_to(root) if path.is_relative_to(root) else path
-
-
-def errors_of(broken: Iterable[BrokenFolder]) -> list[SpecError]:
-    """Every error of every broken folder."""
-    return [error for each in broken for error in each.errors]

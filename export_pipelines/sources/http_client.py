@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
 from export_pipelines.errors import RequestError, SourceError
-from export_pipelines.specs.load import HttpOptions
+from export_pipelines.specs.load_sources import HttpOptions
 from export_pipelines.specs.service import resolve
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from export_pipelines.errors import RequestError, SourceError
 from export_pipelines.sources.files import Download, Found
 from export_pipelines.sources.http_client import Call, Client, need, shown_url
 from export_pipelines.sources.sniffing import sniffed
-from export_pipelines.specs.load import PagingSpec, RestSource
+from export_pipelines.specs.load_sources import PagingSpec, RestSource
 from export_pipelines.specs.service import resolve
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from export_pipelines.sources.http_client import Call, Client, need
 from export_pipelines.sources.rest import Pages, json_count
-from export_pipelines.specs.load import PagingSpec, WfsSource
+from export_pipelines.specs.load_sources import PagingSpec, WfsSource
 from export_pipelines.specs.service import resolve
 
 _MEMBER = re.compile(rb"<(?:\w+:)?(?:member|featureMember)[\s>]")

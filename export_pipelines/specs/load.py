@@ -11,14 +11,14 @@ import re
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
+from export_pipelines.specs.load_sources import DatabaseSource, RestSource, Source, TableSource, WfsSource
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.retries import RetrySpec
-from export_pipelines.specs.service import FromVariable, Text
 from export_pipelines.specs.table import PartitionsSpec
 
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]*")
@@ -28,198 +28,6 @@ RESERVED = (
     *("valid_from", "valid_to", "removed_at", "row_digest"),
 )
 """Columns that loading adds itself: `row_id` is what pages are read by."""
-
-
-# Where things come from
-
-
-class AuthSpec(SpecModel):
-    """How a source knows us. Secrets come from the environment."""
-
-    type: Literal["none", "basic", "bearer", "header"] = "none"
-    user: Text | None = None
-    """Of `basic`."""
-    password: FromVariable | None = None
-    """Of `basic`."""
-    token: FromVariable | None = None
-    """Of `bearer`; of `header` its value."""
-    header: str = "Authorization"
-    """Name of the header of `header`."""
-
-
-class HttpOptions(SpecModel):
-    """What all sources over HTTP have."""
-
-    headers: dict[str, Text] = {}
-    """More headers."""
-    auth: AuthSpec = AuthSpec()
-    """How the source knows us."""
-    connect_timeout: float = Field(default=10, gt=0)
-    """Seconds."""
-    read_timeout: float = Field(default=60, gt=0)
-    """Seconds of silence."""
-    attempts: int = Field(default=5, ge=1, le=20)
-    """Tries of one call: 429, 500, 502, 503, 504 and lost connections are tried again, after what `Retry-After` says
-    or else after 1, 2, 4 … seconds."""
-    max_bytes: int = Field(default=10 * 2**30, ge=1)
-    """A file or page that is larger fails."""
-    hosts: tuple[str, ...] = ()
-    """More hosts (`host` or `host:port`) that links and redirects may lead to. Without, they stay on the host of the
-    URL: what a listing says must not make us call other servers."""
-
-
-class FolderSource(SpecModel):
-    """Files of a folder of this machine."""
-
-    type: Literal["folder"]
-    path: Text
-    """An absolute path."""
-    pattern: str = "*"
-    """Of the names, as in a shell; `**/` reaches into folders."""
-    settle_seconds: float = Field(default=5, ge=0)
-    """A file that was changed more recently is still being written: it is taken the next time."""
-
-
-class S3Source(SpecModel):
-    """Objects of a bucket."""
-
-    type: Literal["s3"]
-    url: Text
-    """`s3://bucket/prefix`. Keys and endpoint come from the usual AWS_… variables."""
-    pattern: str = "*"
-    """Of the part of the key after the prefix."""
-
-
-class HttpSource(HttpOptions):
-    """Files that an index lists, or one file."""
-
-    type: Literal["http"]
-    url: Text
-    """Of the index, or of the file."""
-    index: Literal["none", "json", "html"] = "none"
-    """`none`: the URL is the file. `html`: the links of a page. `json`: what `items` finds."""
-    items: str = "@"
-    """JMESPath to the list of files in a JSON index."""
-    item_url: str = "url"
-    """JMESPath from an item to the file's URL (relative ones count from the index); an item that is text is its URL."""
-    item_name: str | None = None
-    """JMESPath from an item to the file's name; the last part of its URL when absent."""
-    item_version: str | None = None
-    """JMESPath from an item to what changes when the file does: a date, an ETag, a number."""
-    pattern: str = "*"
-    """Of the names."""
-
-
-class PagingSpec(SpecModel):
-    """How an API gives its pages."""
-
-    by: Literal["none", "link", "cursor", "offset", "page"] = "none"
-    """`link`: a URL in the reply (`next`) or in the Link header. `cursor`: a value in the reply (`next`) becomes the
-    parameter. `offset` and `page`: a number becomes the parameter."""
-    next: str = "next"
-    """JMESPath to the link or the cursor; null or absent at the end."""
-    parameter: str = "page"
-    """Query parameter of the cursor, the offset or the page."""
-    size_parameter: str | None = None
-    """Query parameter of the page's size."""
-    size: int = Field(default=100, ge=1)
-    """Records of a page."""
-    first: int = 0
-    """First offset or page."""
-    max_pages: int = Field(default=100_000, ge=1)
-    """More fail, since a listing without end is an error."""
-
-
-class RepeatSpec(SpecModel):
-    """A call for each of several values, which stand as `{name}` in url, params and body."""
-
-    sql: str | None = None
-    """A query of the target: each row is a call, its columns are the names."""
-    values: tuple[dict[str, str | int], ...] = ()
-    """The values themselves."""
-    first: int | None = None
-    """With `last`: a count, whose name is `index`."""
-    last: int | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> RepeatSpec:
-        given = [bool(self.sql), bool(self.values), self.first is not None and self.last is not None]
-        if sum(given) != 1:
-            raise ValueError("give one of sql, values, or first and last")
-        return self
-
-
-class RestSource(HttpOptions):
-    """Records of an API, page by page. Each landed file is a page's reply, as it came."""
-
-    type: Literal["rest"]
-    url: Text
-    method: Literal["GET", "POST"] = "GET"
-    params: dict[str, str | int | float | bool] = {}
-    """Query parameters; `{window_start}` and `{window_end}` are those of the partition, in ISO 8601."""
-    body: dict[str, object] | str | None = None
-    """JSON, or text."""
-    paging: PagingSpec = PagingSpec()
-    repeat: RepeatSpec | None = None
-
-
-class WfsSource(HttpOptions):
-    """Features of a Web Feature Service (2.0), by pages, as GeoJSON or GML."""
-
-    type: Literal["wfs"]
-    url: Text
-    type_name: str
-    """Name of the feature type."""
-    output_format: str = "application/json"
-    """`application/json`, or a GML format of the server."""
-    srs_name: str | None = None
-    """Coordinates, such as `EPSG:3301`."""
-    page_features: int = Field(default=1_000, ge=1)
-    """Features of a page."""
-    cql_filter: str | None = None
-
-
-class DatabaseSource(SpecModel):
-    """Rows of another database, by SQLAlchemy, or of PostgreSQL by COPY."""
-
-    type: Literal["database"]
-    connection: str | None = None
-    """Name of a connection in resources/."""
-    url: FromVariable | None = None
-    """Instead: variable with a SQLAlchemy URL, `mssql+pyodbc://…`, `oracle+oracledb://…`, `sqlite:///…`. Its driver
-    must be installed."""
-    table: str | None = None
-    """`schema.name`; or a select.sql beside, which may use `%(window_start)s`, `%(window_end)s`, `%(since)s`."""
-    mode: Literal["full", "incremental", "changes"] = "full"
-    """`full`: all rows at each run. `incremental`: those whose `column` is beyond the last seen value. `changes`: all
-    rows are read, and those whose digest is new are landed."""
-    column: str | None = None
-    """Timestamp or growing key of `incremental`."""
-    lag_seconds: float = Field(default=300, ge=0)
-    """How far back of the last seen value an incremental pull reads again, for rows that were committed late. Where the
-    source is PostgreSQL, it reads back to its oldest open transaction, too."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DatabaseSource:
-        if (self.connection is None) == (self.url is None):
-            raise ValueError("give either connection or url")
-        if (self.mode == "incremental") != (self.column is not None):
-            raise ValueError("`column` and `mode: incremental` go together")
-        return self
-
-
-class TableSource(SpecModel):
-    """Another loaded table, whose rows are copied on, into another database as a rule. A load of it starts this one."""
-
-    type: Literal["table"]
-    table: str
-    """Id (`group/name`) of the loaded table."""
-
-
-Source = Annotated[
-    FolderSource | S3Source | HttpSource | RestSource | WfsSource | DatabaseSource | TableSource,
-    Field(discriminator="type"),
-]
 
 
 # What files are

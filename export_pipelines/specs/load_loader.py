@@ -10,7 +10,8 @@ from export_pipelines import windows
 from export_pipelines.errors import SpecError, SpecErrors
 from export_pipelines.specs.checks import is_there, label_problems
 from export_pipelines.specs.documents import Document, files_version, read_text, validate
-from export_pipelines.specs.load import DatabaseSource, LoadDefinition, LoadSpec
+from export_pipelines.specs.load import LoadDefinition, LoadSpec
+from export_pipelines.specs.load_sources import DatabaseSource
 
 LOAD_TYPE = "export_pipelines.LoadTable"
 

@@ -20,15 +20,8 @@ from export_pipelines.sources.files_folder import FolderFiles
 from export_pipelines.sources.http_client import Gone
 from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
-from export_pipelines.specs.load import (
-    RESERVED,
-    DatabaseSource,
-    FolderSource,
-    HttpSource,
-    LoadDefinition,
-    S3Source,
-    TableSource,
-)
+from export_pipelines.specs.load import RESERVED, LoadDefinition
+from export_pipelines.specs.load_sources import DatabaseSource, FolderSource, HttpSource, S3Source, TableSource
 from export_pipelines.specs.table import Compression
 from export_pipelines.sql import quote_identifier
 from export_pipelines.steps.context import Progress, silent

@@ -22,7 +22,7 @@ from export_pipelines.sources.database import (
 )
 from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
-from export_pipelines.specs.load import DatabaseSource
+from export_pipelines.specs.load_sources import DatabaseSource
 from export_pipelines.specs.service import resolve
 from export_pipelines.steps.land_digests import Seen, Sieve, Write, digests_seen, keep_sorted
 from export_pipelines.steps.land_texts import row_texts

@@ -15,16 +15,8 @@ from export_pipelines.sources.files_s3 import BucketFiles
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.sources.rest import rest_pages
 from export_pipelines.sources.wfs import wfs_pages
-from export_pipelines.specs.load import (
-    FileSpec,
-    FolderSource,
-    HttpSource,
-    LoadSpec,
-    RepeatSpec,
-    RestSource,
-    S3Source,
-    WfsSource,
-)
+from export_pipelines.specs.load import FileSpec, LoadSpec
+from export_pipelines.specs.load_sources import FolderSource, HttpSource, RepeatSpec, RestSource, S3Source, WfsSource
 from export_pipelines.specs.service import resolve
 from export_pipelines.windows import Window
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from export_pipelines.formats.csv import records
-from export_pipelines.formats.fields import Engine, Field, fields_of
+from export_pipelines.formats.fields import Engine, fields_of
 from export_pipelines.formats.readers import read_records
 from export_pipelines.formats.writers import FormatWriter, open_writer
 from export_pipelines.manifest import Column, ExportRecord
@@ -26,11 +26,6 @@ def records_in(export: ExportRecord, raw: Iterable[bytes]) -> Iterator[list[byte
     for found in records(raw, export.csv):
         found, header = (found[1:], False) if header and found else (found, header)
         yield found
-
-
-def fields_of_export(export: ExportRecord) -> tuple[Field, ...]:
-    """What the columns of its file hold."""
-    return fields_of(export.columns, export.source.engine)
 
 
 def layout_of(table: TableDefinition) -> FormatSpec | None:
