@@ -14,7 +14,7 @@ from dagster import DagsterRun, DagsterRunStatus
 
 from export_pipelines.catalog.requests import RequestRow
 from export_pipelines.components.request_job import REQUEST_TAG, Retries
-from export_pipelines.worker.context import AT_WORK, LOST_SECONDS, Context, age
+from export_pipelines.worker.context import AT_WORK, LOST_SECONDS, OPEN, Context, age
 
 _GRACE_SECONDS = 8.0
 """After our start: what an earlier worker of this machine left puts its requests back by itself."""
@@ -143,8 +143,8 @@ class Sweeper:
         return self._context.requests.fail(row.id, message, hint) is not None
 
     def _orphans(self, known: set[str | None]) -> None:
-        """Runs that are queued or at work for no request any more."""
-        runs = self._context.runs(DagsterRunStatus.QUEUED, *AT_WORK)
+        """Runs that were made, are queued or are at work for no request any more."""
+        runs = self._context.runs(*OPEN)
         loose = {run.tags.get(REQUEST_TAG, ""): run for run in runs.values() if run.run_id not in known}
         if not loose:
             return
@@ -152,7 +152,7 @@ class Sweeper:
         for request, run in loose.items():
             if live.get(request) == run.run_id or self._has_child(run.run_id):
                 continue
-            if run.status is DagsterRunStatus.QUEUED:
+            if run.status in (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED):
                 self._context.instance.report_run_canceled(run, "Its request is not wanted any more.")
             elif self._context.executes_here(run) and time.monotonic() - self._started > _GRACE_SECONDS:
                 self.report_failed(run.run_id, "Its process has ended, and its request before it.")

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,9 +58,13 @@ def answered_once(project: Served, request: str, rows: int) -> None:
     assert (row.state, row.rows) == ("succeeded", rows), (row, project.said()[-2000:])
     assert [each.parent.name for each in project.files()].count(request) == 1
     for run in project.runs_of(request):
-        until(lambda run=run: project.run_status(run) in ("SUCCESS", "FAILURE", "CANCELED"), "its runs to end")
+        until(lambda run=run: run_over(project, run), f"run {run} of {request} to end", 60)
     states = [project.run_status(run) for run in project.runs_of(request)]
     assert states.count("SUCCESS") <= 1
+
+
+def run_over(project: Served, run: str) -> bool:
+    return project.run_status(run) in ("SUCCESS", "FAILURE", "CANCELED")
 
 
 def gone(pid: int) -> bool:
@@ -183,6 +188,20 @@ def test_a_run_that_a_dead_worker_had_taken_from_the_queue_is_begun_by_the_next(
     assert project.runs_of(waiting) == [run]
     for n, each in enumerate(busy):
         answered_once(project, each, 320 + n)
+
+
+def test_a_run_that_was_made_and_not_begun_when_its_worker_stopped_is_cancelled(
+    project: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = project.ended(project.upto(15).id)
+    monkeypatch.setenv("DAGSTER_PG_URL", project.storage)
+    with dg.DagsterInstance.from_config(str(project.root / ".local" / "dagster")) as instance:
+        done = instance.get_run_by_id(row.run_id or "")
+        assert done is not None
+        left = done._replace(run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.NOT_STARTED)
+        instance.run_storage.add_run(left)
+    until(lambda: project.run_status(left.run_id) == "CANCELED", "the run to be cancelled")
+    assert project.state(row.id) == "succeeded"
 
 
 def restarts(project: Served, number: int, times: int) -> None:
