@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import cleanup, export, load, memory, mysql, partitions, requests, restore, startup, verify
+from benchmarks import cleanup, export, load, memory, mysql, partitions, requests, restore, service, startup, verify
 from benchmarks.measure import say
 from benchmarks.server import database, remove_cluster
 
@@ -23,6 +23,7 @@ NAMES = (
     "mysql",
     "mysql-memory",
     "requests",
+    "service",
 )
 
 
@@ -53,6 +54,7 @@ def main() -> None:
                 "memory": lambda: memory.run(base, given.most),
                 "mysql": lambda: mysql.run(base, given.pairs, given.rows // 2),
                 "requests": lambda: requests.run(base, given.pairs),
+                "service": lambda: service.run(base, given.pairs),
                 "mysql-memory": lambda: mysql.run_memory(base, given.most),
             }
             results = {name: measure[name]() for name in given.names or NAMES}

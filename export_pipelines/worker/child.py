@@ -52,6 +52,10 @@ _PRELOADED = (
 _OUR_PACKAGES = ("formats", "sources", "steps", "stores")
 _PR_SET_PDEATHSIG = 1
 
+_NICE = 10
+"""Work yields the processor to the API, to Dagster and to the databases: whoever asks is answered at once, however many
+exports are at work."""
+
 MOST_TASKS = 50
 """Tasks of a child, after which another one takes its place: whatever a library holds on to goes with it."""
 MOST_MEGABYTES = 400
@@ -289,6 +293,7 @@ def execute(instance: dg.DagsterInstance, prepared: Prepared, run_id: str) -> Ou
 def _arrange_signals(parent: int) -> None:
     """End with the warm process, be deaf to the terminal's Ctrl-C no more than it is, and have own output."""
     os.setpgid(0, 0)
+    os.nice(_NICE)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
