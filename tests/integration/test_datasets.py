@@ -310,6 +310,20 @@ def test_check_and_list_know_data_sets(folder: Folder, database: str, catalog_ur
     assert 'assets/g/notes/defs.yaml:3: table: query failed: relation "notes" does not exist' in alone.err
 
 
+def test_check_says_that_nobody_can_ask_where_a_mail_is_required_and_none_is_sent(folder: Folder) -> None:
+    folder.write("assets/g/notes/defs.yaml", HEAD + "  table: notes\n  mail: required\n")
+    folder.write("assets/g/events/defs.yaml", EVENTS + "    mail: required\n")
+    run = CommandLine(folder.root, {})
+    checked = run("check", "--offline")
+    assert checked.code == 1
+    for place in ("assets/g/notes/defs.yaml:4: mail", "assets/g/events/defs.yaml:"):
+        assert place in checked.err
+    assert checked.err.count("the service has no mail server") == 2
+    folder.write("resources/service/defs.yaml", "type: export_pipelines.Service\nattributes: {smtp: {}}\n")
+    checked = run("check", "--offline")
+    assert checked.code == 0, checked.err
+
+
 # The demo
 
 
@@ -334,7 +348,7 @@ def shown(kit: RequestKit, name: str) -> None:
     kit.select = found.select_sql
 
 
-@pytest.mark.parametrize("name", ["flights", "delays_by_carrier"])
+@pytest.mark.parametrize("name", ["flights", "planes", "airports", "delays_by_carrier"])
 def test_the_demos_data_sets_fit_its_database(kit: RequestKit, name: str) -> None:
     found = load_project(ROOT, automations=False).datasets[f"nycflights13/{name}"]
     assert check_query(found) == []
