@@ -1,8 +1,11 @@
 PYTHON ?= python3
 RUN := .venv/bin/
-# Tests wait more than they compute: more workers than cores. Tests of one file share servers, and a worker.
+# Tests start hundreds of processes: each would compile all of our modules anew, and pytest all of its tests.
+unexport PYTHONDONTWRITEBYTECODE
+# Tests wait more than they compute: more workers than cores. Tests of one file share servers, and a worker. The order of
+# the files is that of tests/conftest.py: the longest are begun first.
 WORKERS ?= 3
-PYTEST := $(RUN)python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(RUN)python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help bootstrap demo demo-mysql demo-load dev test test-all check lock bench soak clean

@@ -25,6 +25,8 @@ _TYPES = (
     "Service",
     "SigningKey",
     "Store",
+    "TidySchedule",
+    "Transform",
     "UpstreamSensor",
     "VerifySchedule",
 )

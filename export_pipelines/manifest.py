@@ -212,7 +212,7 @@ class LandedManifest(ChainEntry):
 
     kind: Literal["landed"] = "landed"
     source: str
-    """Type of the source: folder, s3, http, rest, wfs, database, upload, table."""
+    """Type of the source: folder, s3, http, rest, wfs, database, upload, table, table_api."""
     name: str
     """The file's name at the source, which may have slashes; of rows and pages a name that says what they are."""
     url: str
@@ -229,7 +229,7 @@ class LandedManifest(ChainEntry):
     rows: int | None = None
     """Of a database; of files nobody has counted them yet."""
     state: dict[str, str] = {}
-    """Where an incremental pull stands behind this file."""
+    """Where an incremental pull stands behind this file; of a copy of a table, what that held: `columns`, `digest`."""
     state_file: FileProof | None = None
     """Digests of the rows that such a pull may meet again."""
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what `make test-all` and `make demo-mysql` need beyond pip: a second PostgreSQL with TLS, MariaDB, Chromium, age,
+# Install what `make test-all` and `make demo-mysql` need beyond pip: a second PostgreSQL with TLS, MariaDB, Chromium, age, curl,
 # jq, zstd and npm. Only what is missing. With an argument, that alone: `mariadb` for the demo, `bench` for the benchmarks.
 set -euo pipefail
 
@@ -14,6 +14,7 @@ case ${1:-test} in
     need my_print_defaults mariadb-client-core
     need openssl openssl
     need age age
+    need curl curl
     need jq jq
     need zstd zstd
     need chromium chromium

@@ -4,6 +4,7 @@ cli.md        every command and option, from click
 table.md      every field of a table's defs.yaml, from the pydantic models
 dataset.md    every field of a data set's defs.yaml
 load.md       every field of the defs.yaml of a table to load
+transform.md  every field of the defs.yaml of a transform
 resources.md  every field of the documents in resources/
 schedules.md  every field of the documents in schedules/
 settings.md   every variable of .env and the environment
@@ -32,7 +33,9 @@ from export_pipelines.components.project import RESOURCES
 from export_pipelines.specs.dataset import DataSetSpec
 from export_pipelines.specs.documents import PREFIX
 from export_pipelines.specs.load import LoadSpec
+from export_pipelines.specs.service import FromVariable
 from export_pipelines.specs.table import TableSpec
+from export_pipelines.specs.transform import TransformSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -46,6 +49,7 @@ def main() -> None:
         "table": table(),
         "dataset": dataset(),
         "load": load(),
+        "transform": transform(),
         "resources": resources(),
         "schedules": schedules(),
         "settings": settings(),
@@ -152,6 +156,15 @@ def load() -> str:
     return "\n".join([f"# A table to load: defs.yaml\n\n{NOTE}", intro, *_model(LoadSpec, 2)])
 
 
+def transform() -> str:
+    """Fields of Transform."""
+    intro = (
+        "`assets/<group>/<name>/defs.yaml` of `type: export_pipelines.Transform`, with its SQL in `transform.sql` "
+        "beside. See\n[how to transform tables](../how-to/transform.md).\n"
+    )
+    return "\n".join([f"# A transform: defs.yaml\n\n{NOTE}", intro, *_model(TransformSpec, 2)])
+
+
 def resources() -> str:
     """Fields of the documents in resources/."""
     intro = "Documents of `resources/**/defs.yaml`. Values that are secrets are read from variables: `{env: NAME}`.\n"
@@ -188,6 +201,8 @@ def _model(model: type[BaseModel], level: int) -> Iterator[str]:
 
 def _default(info: FieldInfo) -> str:
     value = info.get_default(call_default_factory=True)
+    if isinstance(value, FromVariable):
+        return f"`{{env: {value.env}, default: {value.default}}}`"
     if isinstance(value, BaseModel):
         return "see below"
     if value in (None, "", (), {}) or value is PydanticUndefined:
@@ -248,6 +263,16 @@ VARIABLES = [
         "DAGSTER_HOME",
         "Folder of dagster.yaml, which is written there unless there is one of yours.",
         "`.local/dagster`",
+    ),
+    (
+        "PUBLIC_URL",
+        "Address of exports on demand: links begin with it. Also `public_url` of the service.",
+        "where `up` serves, else `http://127.0.0.1:8080`",
+    ),
+    (
+        "DAGSTER_URL",
+        "Address of Dagster's UI: links to runs begin with it. Also `dagster_url` of the service.",
+        "where `up` serves, else `http://127.0.0.1:3000`",
     ),
     ("EXPORT_PIPELINES_PROJECT", "The project's folder.", "the current folder, or one above it"),
     ("EXPORT_PIPELINES_VERBOSE", "Any value: as `--verbose`.", "–"),

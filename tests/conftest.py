@@ -30,6 +30,20 @@ for _name in (
     os.environ.pop(_name, None)
 
 
+# Files that take minutes, the longest first. One that is begun last keeps a worker busy when the others are done.
+LONG_FILES = (
+    *("test_ledger", "test_mysql_ledger", "test_dagster", "test_requests", "test_cli", "test_ui", "test_mysql_kill"),
+    *("test_kill", "test_loads", "test_secrets", "test_health_data", "test_worker", "test_up_serving", "test_roles"),
+    *("test_cli_mysql", "test_schemathesis", "test_page", "test_up", "test_demo_load", "test_encrypted_project"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the others stay in their order."""
+    places = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def restored_environment() -> Iterator[None]:
     """Settings are put into the environment; none stays there for the next test."""
@@ -89,6 +103,24 @@ def migrated_database(postgres: Address) -> Iterator[str]:
 def catalog_url(postgres: Address, migrated_database: str) -> Iterator[str]:
     """URL of a database with our catalog migrated to the newest version."""
     with new_database(postgres, migrated_database) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def dagster_database(postgres: Address, migrated_database: str) -> Iterator[str]:
+    """Name of a database with our catalog and Dagster's tables: as after a project's first run, which makes them."""
+    from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+
+    with new_database(postgres, migrated_database) as url:
+        for storage in (PostgresRunStorage, PostgresEventLogStorage, PostgresScheduleStorage):
+            storage(url).dispose()
+        yield url.rpartition("/")[2]
+
+
+@pytest.fixture
+def storage_url(postgres: Address, dagster_database: str) -> Iterator[str]:
+    """URL of a database like that after a project's first run, without runs."""
+    with new_database(postgres, dagster_database) as url:
         yield url
 
 

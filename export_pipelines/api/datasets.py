@@ -11,7 +11,8 @@ from export_pipelines.api import asking
 from export_pipelines.api.auth import Asker, Reader, User, address_of, service_of
 from export_pipelines.api.models import ColumnOut, DataSetDetails, DataSetList, DataSetOut, FilterOut, PreviewOut
 from export_pipelines.api.problems import responses
-from export_pipelines.api.requests import KICKED_OFF, Prefer, kick_off
+from export_pipelines.api.requests import KICK_OFF, Prefer, kick_off
+from export_pipelines.api.routing import id_first
 from export_pipelines.api.users import may_ask
 from export_pipelines.catalog.requests import RequestRow
 from export_pipelines.errors import SourceError
@@ -23,7 +24,7 @@ from export_pipelines.specs.query import Problem, QueryError, describe, filters_
 if TYPE_CHECKING:
     from export_pipelines.api.service import Service
 
-router = APIRouter(tags=["data sets"])
+router = APIRouter(tags=["data sets"], route_class=id_first(lambda service: service.project.datasets))
 
 PREVIEW_ROWS = 20
 
@@ -46,7 +47,8 @@ def list_datasets(request: Request, user: Reader) -> DataSetList:
     return DataSetList(datasets=[DataSetOut(**_described(each)) for each in known if may_ask(user, each)])
 
 
-# The paths with something behind the id come first: an id has slashes in it.
+# The paths with something behind the id come first: an id has slashes in it. Where it ends in that word itself, they
+# are passed over.
 
 
 @router.get("/datasets/{dataset:path}/preview", responses=responses())
@@ -87,7 +89,7 @@ def preview_dataset(
 @router.get(
     "/datasets/{dataset:path}/export",
     status_code=202,
-    responses={**KICKED_OFF, **responses(409, 410)},
+    responses=KICK_OFF,
     response_model=None,
 )
 async def export_dataset(

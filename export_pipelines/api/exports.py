@@ -15,6 +15,7 @@ from export_pipelines.api.launching import Started, TableRuns
 from export_pipelines.api.models import Status
 from export_pipelines.api.named import named
 from export_pipelines.api.problems import responses
+from export_pipelines.api.routing import id_first
 from export_pipelines.api.users import User
 from export_pipelines.catalog.audit import Actor, AuditEntry
 from export_pipelines.specs.table import TableDefinition
@@ -22,7 +23,7 @@ from export_pipelines.specs.table import TableDefinition
 if TYPE_CHECKING:
     from export_pipelines.api.service import Service
 
-router = APIRouter(tags=["tables"])
+router = APIRouter(tags=["tables"], route_class=id_first(lambda service: service.project.tables))
 
 TableName = Annotated[
     str,

@@ -38,6 +38,10 @@ UNCOUNTED = ("/health/live", "/health/ready", "/healthcheck")
 """Asked by machines that watch over this one; they count for no limit."""
 
 
+UPLOADS = "/uploads/"
+UPLOAD_BYTES = (1 << 20) + 16 * 1024
+"""A piece of a file that is uploaded, or a small file with its form."""
+
 PAGES = "/api/v1/"
 """Pages of tables, of which a reader takes thousands, have rates of their own."""
 
@@ -93,6 +97,8 @@ class Guard:
     async def _body(self, scope: Scope, receive: Receive) -> Receive:
         """A receive that gives the body, which is here whole: it is small, or refused."""
         most = self._service.spec.max_body_bytes
+        if scope["path"].startswith(UPLOADS):
+            most = max(most, UPLOAD_BYTES)
         refused = Problem(413, f"the body is over {most} bytes", headers={"connection": "close"})
         given = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if given.isdigit() and int(given) > most:

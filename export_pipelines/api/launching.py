@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from export_pipelines import windows
 from export_pipelines.components.opening import unset_variable
 from export_pipelines.errors import RequestError
+from export_pipelines.specs.load import LoadDefinition
 from export_pipelines.specs.table import TableDefinition
 
 if TYPE_CHECKING:
@@ -73,6 +75,33 @@ class TableRuns:
         )
         return [_described(each) for each in found]
 
+    def load(self, load: LoadDefinition, names: Sequence[str], user: str) -> str:
+        """Start the job of a table to load for what has landed under some names; the run's id."""
+        import dagster as dg
+
+        from export_pipelines.components.load_assets import load_job_name, load_op_name
+
+        config = {"names": list(names), "land": False}
+        request = dg.RunRequest(
+            job_name=load_job_name(load.id),
+            run_config={"ops": {load_op_name(load.id): {"config": config}}},
+            tags={USER_TAG: user},
+        )
+        with self._lock:
+            return self._submit(request)
+
+    def state(self, run_id: str) -> tuple[str, str]:
+        """Status of a run, and the reason of its failure."""
+        import dagster as dg
+
+        instance = self._service.versions.instance()
+        run = instance.get_run_by_id(run_id)
+        if run is None:
+            return "Failed", "the run is gone"
+        if run.status is not dg.DagsterRunStatus.FAILURE:
+            return _STATUS.get(run.status.value, "Pending"), ""
+        return "Failed", _reason(instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE))
+
     def _why_not(self, table: TableDefinition) -> str:
         from export_pipelines.components.tables import required_resources
 
@@ -122,6 +151,7 @@ class TableRuns:
         partition = job.get_tags_for_partition_key(request.partition_key, None) if request.partition_key else {}
         run = instance.create_run_for_job(
             job,
+            run_config=dict(request.run_config or {}),
             tags={**job.run_tags, **request.tags, **partition},
             remote_job_origin=RemoteJobOrigin(origin, job.name),
             job_code_origin=JobPythonOrigin(job.name, python),
@@ -136,6 +166,15 @@ class TableRuns:
         if self._made is None or self._made[0] is not project:
             self._made = (project, project.definitions().get_repository_def())
         return self._made[1]
+
+
+def _reason(events: Sequence[Any]) -> str:
+    """What the last failure of a step said; what is inside stays inside."""
+    for each in reversed(events):
+        data = each.dagster_event.step_failure_data if each.dagster_event else None
+        if data is not None and data.user_failure_data is not None:
+            return str(data.user_failure_data.description or "")
+    return "the run failed; its log in Dagster says why"
 
 
 def _pointer(target: Any, root: Any) -> Any:

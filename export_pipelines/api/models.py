@@ -120,6 +120,9 @@ class ErrorOut(BaseModel):
 
     message: str
     hint: str
+    fault: Literal["question", "away", "inside"] | None = Field(
+        description="Of one that failed: `question`, ask otherwise; `away`, ask again later; `inside`, tell operators."
+    )
 
 
 class RunOut(BaseModel):

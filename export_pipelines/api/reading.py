@@ -25,10 +25,14 @@ from export_pipelines.api.service import Service
 from export_pipelines.api.signing import Reader, SignedRoute, TableReader
 from export_pipelines.api.users import Refused, Unknown
 from export_pipelines.specs.load import LoadDefinition, TargetSpec
+from export_pipelines.specs.load_sources import UploadSource
+from export_pipelines.specs.transform import TransformDefinition
+from export_pipelines.specs.uploads import upload_definition, upload_source
 from export_pipelines.steps import read_table
 from export_pipelines.steps.read_table import NotLoaded, Orientation, Page, VersionGone
 
 T = TypeVar("T")
+Readable = LoadDefinition | TransformDefinition
 
 router = APIRouter(prefix="/api/v1", tags=["pages"], route_class=SignedRoute)
 
@@ -90,7 +94,7 @@ def table_structure(request: Request, schema: SchemaName, table: TableName, read
     service = service_of(request)
     load = published(service, reader, schema, table)
     target = load.spec.target
-    found = _told(lambda: read_table.structure(service.resource(target.connection), target))
+    found = told(lambda: read_table.structure(service.resource(target.connection), target))
     columns = [
         ColumnOut(name=c.name, type=c.type, nullable=c.nullable, description=c.description) for c in found.columns
     ]
@@ -129,7 +133,7 @@ def table_data(
     target = published(service, reader, schema, table).spec.target
     number = version_of(service, target, version) if version else None
     source, rows = service.resource(target.connection), service.spec.page_rows
-    found = _told(lambda: read_table.page(source, target, orientation, next_id, rows, number), once_more=number is None)
+    found = told(lambda: read_table.page(source, target, orientation, next_id, rows, number), once_more=number is None)
     return _answer(request, _body(request, service, target, orientation, found))
 
 
@@ -222,7 +226,7 @@ async def table_stream(
         pieces = _counted(read(source, target, STREAM_ROWS))
         return chain((next(pieces),), pieces)
 
-    pieces: Iterator[bytes] = await run_in_threadpool(_told, begun, once_more=True)
+    pieces: Iterator[bytes] = await run_in_threadpool(told, begun, once_more=True)
     headers = {"cache-control": "no-store", "vary": "Accept-Encoding, Authorization"}
     if _takes_gzip(request):
         pieces, headers["content-encoding"] = _gzip_stream(pieces), "gzip"
@@ -271,8 +275,8 @@ class _Stream(StreamingResponse):
         return next(self._pieces, None) if self._pieces is not None else None
 
 
-def published(service: Service, reader: TableReader, schema: str, table: str) -> LoadDefinition:
-    """The definition of a table that is published.
+def published(service: Service, reader: TableReader, schema: str, table: str) -> Readable:
+    """The definition of a table that is published: one that is loaded, or that a transform makes.
 
     Raises:
         Refused: the reader may not read it. Unknown: there is none, or it is not published.
@@ -293,11 +297,18 @@ def warm(service: Service) -> None:
         service.resource(connection)
 
 
-def _loads(service: Service) -> Iterator[LoadDefinition]:
-    return (each.load for each in service.project.loads.values())
+def _loads(service: Service) -> Iterator[Readable]:
+    loads = [each.load for each in service.project.loads.values()]
+    areas = [each for each in loads if isinstance(each.spec.source, UploadSource)]
+    yield from (each for each in loads if each not in areas)
+    yield from (each.transform for each in service.project.transforms.values())
+    for area in areas:
+        for organisation, dataset in service.uploads.sets(area.id) if area.spec.target.published else ():
+            if organisation in upload_source(area).organisations:
+                yield upload_definition(area, organisation, dataset)
 
 
-def _told(read: Callable[[], T], *, once_more: bool = False) -> T:
+def told(read: Callable[[], T], *, once_more: bool = False) -> T:
     """What reading gives. Once more, if a swap took the table away between its name and its rows."""
     try:
         return read()
@@ -305,7 +316,7 @@ def _told(read: Callable[[], T], *, once_more: bool = False) -> T:
         raise Unknown(error.message, hint="its first load makes it") from error
     except VersionGone as error:
         if once_more:
-            return _told(read)
+            return told(read)
         raise Problem(410, error.message, hint="begin anew, without `next-id` and `version`") from error
 
 

@@ -17,7 +17,7 @@ from export_pipelines.api.events import events, wait_for_end
 from export_pipelines.api.models import FILE_CONTENT, REQUEST_ID, Ask, Name, RequestList, RequestOut, Status
 from export_pipelines.api.problems import Problem, responses
 from export_pipelines.api.users import Refused
-from export_pipelines.catalog.requests import RequestRow
+from export_pipelines.catalog.requests import Fault, RequestRow
 from export_pipelines.errors import RequestError
 from export_pipelines.specs.query import RawFilter, filters_from_parameters
 
@@ -38,13 +38,16 @@ Prefer = Annotated[
     ),
 ]
 
-KICKED_OFF: dict[int | str, dict[str, Any]] = {
+KICK_OFF: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file itself, where `Prefer: wait` was sent and it is small.", "content": FILE_CONTENT},
     202: {"model": RequestOut, "description": "Recorded: follow it at Location."},
+    **responses(409, 410, 502),
 }
+"""What a call that asks for data may answer. One that waits for an export which fails is told why: 422 where another
+question would be answered, 503 where it may be later, 502 where the operator has to do something."""
 
 
-@router.post("/requests", status_code=202, responses={**KICKED_OFF, **responses(409, 410)}, response_model=None)
+@router.post("/requests", status_code=202, responses=KICK_OFF, response_model=None)
 async def ask_for_data(request: Request, body: Ask, user: Asker, prefer: Prefer = None) -> Response:
     """Ask for data. The same question to the same version of the data, asked again, is the same request."""
     service = service_of(request)
@@ -71,11 +74,22 @@ async def kick_off(request: Request, user: User, row: RequestRow, prefer: str | 
         return await run_in_threadpool(status_answer, request, row, 202)
     row = await wait_for_end(service, row, seconds)
     if row.state == "failed":
-        raise Problem(500, f"the export failed: {row.error}", hint=row.hint or "", headers={"location": _own(row)})
+        raise _failed(row)
     if row.state != "succeeded" or row.rows > service.spec.small_rows:
         return await run_in_threadpool(status_answer, request, row, 202)
     headers = {"preference-applied": "wait", "location": _own(row)}
     return await send_file(request, row, user.name, headers=headers, whole=True)
+
+
+_STATUSES = {Fault.QUESTION: 422, Fault.AWAY: 503, Fault.INSIDE: 502}
+_AWAY_SECONDS = 30
+
+
+def _failed(row: RequestRow) -> Problem:
+    """The answer to who waited for an export that failed: it says who can do something about it."""
+    fault = Fault(row.fault or Fault.INSIDE)
+    headers = {"location": _own(row)} | ({"retry-after": str(_AWAY_SECONDS)} if fault is Fault.AWAY else {})
+    return Problem(_STATUSES[fault], f"the export failed: {row.error}", hint=row.hint or "", headers=headers)
 
 
 def wait_preferred(prefer: str | None, most: float) -> float | None:

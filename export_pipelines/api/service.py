@@ -22,6 +22,7 @@ from export_pipelines.catalog.hawk import HawkClients
 from export_pipelines.catalog.pool import CatalogPool
 from export_pipelines.catalog.requests import Queue, Requests
 from export_pipelines.catalog.tokens import Tokens
+from export_pipelines.catalog.uploads import Uploads
 from export_pipelines.components.opening import open_resource
 from export_pipelines.components.project import Project, load_project
 from export_pipelines.components.stamp import stamp_of
@@ -68,6 +69,7 @@ class Service:
         self.requests = Requests(self.pool)
         self.tokens = Tokens(self.pool)
         self.downloads = Downloads(self.pool)
+        self.uploads = Uploads(self.pool)
         self.hawk = HawkClients(self.pool, self.keys.key("hawk"))
         self.limits = Limits(self.spec.rates)
         self.token_cache = TokenCache(self.tokens)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from export_pipelines.api.service import Service
 
 _FIRST_RETRY, _LAST_RETRY = 1, 10
+_RUN_SECONDS = 0.5
+"""What the run of a request takes beside its work."""
 
 
 def status_of(service: Service, row: RequestRow, places: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def status_of(service: Service, row: RequestRow, places: Mapping[str, int] | Non
         "expires_at": row.expires_at,
         "expired": expired(row),
         "file": _file(row),
-        "error": {"message": row.error, "hint": row.hint or ""} if row.error else None,
+        "error": _error(row),
         "run": {"id": row.run_id, "url": run_url(service, row.run_id)} if row.run_id else None,
         "links": _links(service, row),
     }
@@ -81,7 +83,8 @@ def eta_seconds(service: Service, row: RequestRow, place: int | None) -> int | N
         return max(1, round((row.estimate - row.rows) * passed / row.rows)) if row.estimate > row.rows else None
     if row.state == "pending" and place is not None:
         typical = service.queue().typical_seconds
-        return max(1, round(typical * (1 + place // service.spec.concurrency))) if typical is not None else None
+        turns = 1 + place // service.spec.concurrency
+        return max(1, round((typical + _RUN_SECONDS) * turns)) if typical is not None else None
     return None
 
 
@@ -134,6 +137,10 @@ def _file(row: RequestRow) -> dict[str, Any] | None:
         "sha256": proof.raw_sha256,
         "columns": list(row.file.columns),
     }
+
+
+def _error(row: RequestRow) -> dict[str, Any] | None:
+    return {"message": row.error, "hint": row.hint or "", "fault": row.fault} if row.error else None
 
 
 def _links(service: Service, row: RequestRow) -> dict[str, str | None]:

@@ -42,7 +42,8 @@ class AuditEntry:
     action: str
     """request.created, request.joined, request.processing, request.succeeded, request.failed, request.cancelled,
     request.left, request.expired, notice.delivered, notice.given_up, download.started, download.finished, login,
-    logout, token.created, token.revoked, refused, audit.keep, audit.pruned …"""
+    logout, token.created, token.revoked, upload.received, upload.load, upload.dropped, upload.restored,
+    refused, audit.keep, audit.pruned …"""
     subject: str
     """Id of the request, the data set, the token or the user that it was done to."""
     outcome: str = "ok"

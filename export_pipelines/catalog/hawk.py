@@ -140,14 +140,13 @@ class HawkClients:
     def first_time(self, client: str, moment: int, nonce: str) -> bool:
         """Whether a nonce of a time (seconds since 1970) is seen for the first time, by any process. Notes it."""
         self._sweep()
-        with self._pool.transaction() as cursor:
-            # A crash of the database's machine may forget the last half second; a wait for its disk a call is worse.
-            cursor.execute(
-                "SET LOCAL synchronous_commit TO off; INSERT INTO hawk_nonce (client, ts, nonce) VALUES (%s, %s, %s) "
-                "ON CONFLICT DO NOTHING",
-                (client, moment, nonce),
-            )
-            return bool(cursor.rowcount)
+        # A crash of the database's machine may forget the last half second; a wait for its disk a call is worse.
+        found = self._pool.rows(
+            "SET LOCAL synchronous_commit TO off; INSERT INTO hawk_nonce (client, ts, nonce) "
+            "VALUES (%(client)s, %(ts)s, %(nonce)s) ON CONFLICT DO NOTHING RETURNING true AS first",
+            {"client": client, "ts": moment, "nonce": nonce},
+        )
+        return bool(found)
 
     def used(self, client: str) -> None:
         """Note that a client called, at most once a minute."""

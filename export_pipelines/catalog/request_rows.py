@@ -4,14 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from export_pipelines.catalog.audit import Actor
+from export_pipelines.errors import ExportPipelinesError, FormatError, IdentityNeeded, RequestError, SourceError
 from export_pipelines.manifest import FileProof
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.query import Query
 
 LIVE = ("pending", "processing")
+
+
+class Fault(StrEnum):
+    """Why a request failed, as far as it says who can do something about it."""
+
+    QUESTION = "question"
+    """Who asked: another question would be answered."""
+    AWAY = "away"
+    """Nobody: what was away may be there later."""
+    INSIDE = "inside"
+    """The operator."""
+
+
+def fault_of(error: Exception) -> Fault:
+    """The fault of an error that came up while rows were read and written."""
+    if isinstance(error, ExportPipelinesError) and error.transient:
+        return Fault.AWAY
+    # Values that do not fit each other: those of a filter, as a rule.
+    asked = isinstance(error, SourceError) and error.code.startswith("22")
+    if asked or (isinstance(error, RequestError | FormatError) and not isinstance(error, IdentityNeeded)):
+        return Fault.QUESTION
+    return Fault.INSIDE
 
 
 class RequestFile(SpecModel):
@@ -53,6 +77,8 @@ class RequestRow:
     run_id: str | None
     error: str | None
     hint: str | None
+    fault: str | None
+    """Of one that failed, see `Fault`; None if it failed before faults were noted."""
     store_url: str | None
     file: RequestFile | None
     created_at: datetime

@@ -10,7 +10,7 @@ from psycopg2.extras import Json
 from export_pipelines.catalog.audit import SYSTEM, Actor, AuditEntry, write_audit
 from export_pipelines.catalog.deliveries import enqueue_deliveries
 from export_pipelines.catalog.pool import CatalogPool
-from export_pipelines.catalog.request_rows import COLUMNS, LIVE, SELECT, RequestFile, RequestRow, row_of
+from export_pipelines.catalog.request_rows import COLUMNS, LIVE, SELECT, Fault, RequestFile, RequestRow, row_of
 
 
 class RequestWork:
@@ -106,12 +106,12 @@ class RequestWork:
         """Note why an attempt failed that will be made again."""
         self._change(request, "error = %(error)s, hint = %(hint)s", {"error": error, "hint": hint}, LIVE, None)
 
-    def fail(self, request: str, error: str, hint: str) -> RequestRow | None:
+    def fail(self, request: str, error: str, hint: str, fault: Fault = Fault.INSIDE) -> RequestRow | None:
         """End a request with its reason. None if it had ended."""
         return self._change(
             request,
-            "state = 'failed', error = %(error)s, hint = %(hint)s, finished_at = clock_timestamp()",
-            {"error": error[:4000], "hint": hint[:1000]},
+            "state = 'failed', error = %(error)s, hint = %(hint)s, fault = %(fault)s, finished_at = clock_timestamp()",
+            {"error": error[:4000], "hint": hint[:1000], "fault": fault.value},
             LIVE,
             AuditEntry("request.failed", request, "failed", {"error": error[:500]}),
             notices=True,

@@ -24,17 +24,30 @@ from export_pipelines.catalog.request_rows import (
     LIVE,
     SELECT,
     Asked,
+    Fault,
     Queue,
     RequestFile,
     RequestRow,
     Subscriber,
+    fault_of,
     row_of,
 )
 from export_pipelines.catalog.request_work import RequestWork
 from export_pipelines.errors import RequestError
 from export_pipelines.specs.query import Query, describe
 
-__all__ = ["LIVE", "Asked", "Queue", "RequestFile", "RequestRow", "Requests", "Subscriber", "request_id"]
+__all__ = [
+    "LIVE",
+    "Asked",
+    "Fault",
+    "Queue",
+    "RequestFile",
+    "RequestRow",
+    "Requests",
+    "Subscriber",
+    "fault_of",
+    "request_id",
+]
 
 
 class Requests(RequestWork):

@@ -43,6 +43,7 @@ _COMMANDS = {
     "run": _Entry("run", "Export, archive and clean up partitions, as Dagster runs."),
     "load": _Entry("load", "Load files, databases and APIs into tables of PostgreSQL."),
     "scaffold": _Entry("scaffold", "Write the definition of a table to load, with inferred types."),
+    "import-dapu": _Entry("import_dapu", "Make definitions of a project of dapu, and say what is not carried over."),
     "pause": _Entry("pause", "Keep tables from being loaded by themselves, or list which are."),
     "resume": _Entry("pause", "End a pause."),
     "grants": _Entry("grants", "Compare who may read loaded tables with what is declared, or make it so."),
@@ -64,6 +65,7 @@ _COMMANDS = {
     "holds": _Entry("holds", "List the holds in force, and those of the past."),
     "notices": _Entry("notices", "List mails and webhooks about requests that wait or were given up."),
     "audit": _Entry("audit", "List, verify and export the log of who did what."),
+    "tidy": _Entry("tidy", "Remove old logs and runs of Dagster, and old entries of our own."),
     "migrate": _Entry("service", "Bring the catalog to the newest version."),
     "version": _Entry("service", "Print the version."),
 }
@@ -81,7 +83,7 @@ class Cli(click.Group):
         if entry is None:
             return None
         module = importlib.import_module(f"{__name__}.{entry.module}")
-        command: click.Command = getattr(module, f"{name}_command")
+        command: click.Command = getattr(module, f"{name.replace('-', '_')}_command")
         if not any("--verbose" in each.opts for each in command.params):
             command.params.append(_verbose_option())
         return command

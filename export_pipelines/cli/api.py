@@ -90,8 +90,12 @@ def _serve(settings: Settings, host: str, port: int, workers: int) -> None:
     from export_pipelines.api.server import OPTIONS, Server
 
     _log()
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if port and _is_loopback(host) and not os.environ.get("PUBLIC_URL"):
+        # Links lead here, unless something else is said.
+        os.environ["PUBLIC_URL"] = url
     access_log = bool(os.environ.get("EXPORT_PIPELINES_VERBOSE"))
-    click.echo(f"the service is at http://{f'[{host}]' if ':' in host else host}:{port} - Ctrl-C stops it")
+    click.echo(f"the service is at {url} - Ctrl-C stops it")
     if workers > 1:
         options = {**OPTIONS, "host": host, "port": port, "access_log": access_log}
         uvicorn.run("export_pipelines.api.app:from_environment", factory=True, workers=workers, **options)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from export_pipelines.cli.inspection_dataset import DataSetFindings
     from export_pipelines.cli.project import Opened
     from export_pipelines.components.project import Project
+    from export_pipelines.components.transforms import TransformAssets
     from export_pipelines.specs.dataset import DataSetDefinition
     from export_pipelines.specs.table import TableDefinition
 
@@ -58,7 +59,7 @@ def check_command(tables: tuple[str, ...], offline: bool, as_json: bool) -> int:
     else:
         with opened(automations=True) as project:
             sound, datasets = _check_files(project, tables, found)
-            _check_live(project, sound, datasets, found, everything=not tables)
+            _check_live(project, sound, datasets, found, everything=not tables, transforms=_transforms(project, tables))
     _tell(found, project, everything=not tables, offline=offline, as_json=as_json)
     return 1 if found.errors else 0
 
@@ -68,14 +69,19 @@ def _check_files(
 ) -> tuple[list[TableDefinition], list[DataSetDefinition]]:
     """Everything that the files alone show; returns the tables and data sets whose SQL is sound."""
     from export_pipelines.cli.inspection import check_sql
-    from export_pipelines.cli.inspection_dataset import check_query, named_datasets, service_warnings
+    from export_pipelines.cli.inspection_dataset import check_query, mail_errors, named_datasets, service_warnings
+    from export_pipelines.cli.inspection_transform import unknown_warnings
 
     datasets, names_of_tables = named_datasets(project, names)
     found.asked_of = len(datasets)
     tables, broken = project.named(names_of_tables) if names_of_tables or not names else ([], [])
-    found.looked_at = len(tables) + sum(
-        not names or any(map(partial(_fits, each), names)) for each in project.project.loads
+    transforms = _transforms(project, names)
+    found.looked_at = (
+        len(tables)
+        + len(transforms)
+        + sum(not names or any(map(partial(_fits, each), names)) for each in project.project.loads)
     )
+    found.warnings += [warning for each in transforms for warning in unknown_warnings(each)]
     found.errors += [error for each in broken for error in each.errors]
     sound = []
     has_identity = _has_identity(project, found)
@@ -89,10 +95,17 @@ def _check_files(
     # The SQL of a table that is a data set, too, was looked at already.
     wrong = {each.id: check_query(each) for each in datasets if each.id not in project.project.tables}
     found.errors += [error for errors in wrong.values() for error in errors]
+    found.errors += mail_errors(datasets, project.project.service)
     if not names:
         found.errors += _dagster_errors(project.project)
         found.warnings += service_warnings(project.settings.root, project.project.service)
     return sound, [each for each in datasets if not wrong.get(each.id)]
+
+
+def _transforms(project: Opened, names: Sequence[str]) -> list[TransformAssets]:
+    """Those of some ids or patterns; all of them without names."""
+    found = project.project.transforms.values()
+    return [each for each in found if not names or any(map(partial(_fits, each.transform.id), names))]
 
 
 def _fits(load_id: str, name: str) -> bool:
@@ -149,10 +162,12 @@ def _check_live(
     found: Findings,
     *,
     everything: bool,
+    transforms: Sequence[TransformAssets],
 ) -> None:
     """Connections, then tables on those that answer, then stores and catalog."""
     from export_pipelines.cli.inspection import check_connection
     from export_pipelines.cli.inspection_report import report_connection
+    from export_pipelines.cli.inspection_transform import check_live
     from export_pipelines.cli.rights import connections_of
 
     if everything:
@@ -163,6 +178,7 @@ def _check_live(
     absent = set(project.project.tables) - {table.id for table in tables} if everything else set()
     datasets = [each for each in datasets if each.id not in absent]
     connections |= {each.spec.connection for each in datasets}
+    connections |= {each.transform.spec.target.connection for each in transforms}
     if everything:
         connections |= _keys_of(
             project.project, "PostgresConnectionResource", "MysqlConnectionResource", "OpenSearchResource"
@@ -170,6 +186,11 @@ def _check_live(
     dead = {key for key in sorted(connections) if not _passes(project, key, check_connection, found)}
     _check_tables(project, tables, dead, found)
     _check_datasets(project, datasets, dead, found)
+    for each in transforms:
+        if each.transform.spec.target.connection not in dead:
+            errors, warnings = check_live(project, each)
+            found.errors += errors
+            found.warnings += warnings
     stores = {key for table in tables for key in (table.spec.store, table.spec.archive)}
     if everything:
         stores |= _keys_of(project.project, "StoreResource")

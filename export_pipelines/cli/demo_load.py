@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +14,13 @@ import click
 import yaml
 
 from export_pipelines.cli import output
-from export_pipelines.cli.load import chosen, in_order, run_loads
+from export_pipelines.cli.load import chosen_any, in_order, run_loads
 from export_pipelines.errors import RequestError
 
 if TYPE_CHECKING:
     from export_pipelines.cli.project import Opened
     from export_pipelines.components.load_assets import LoadAssets
+    from export_pipelines.components.transforms import TransformAssets
 
 _DATABASES = ("warehouse", "datasets")
 
@@ -31,10 +34,11 @@ def demo_load(*, as_json: bool) -> int:
 
     begun = time.monotonic()
     root = load_settings().state / "demo-load"
-    _write(root)
+    _write(root, "loading_project.yaml")
     state = root / ".local"
-    with serving() as feed, embedded(state, databases=_DATABASES) as address:
+    with serving() as feed, embedded(state, databases=_DATABASES) as address, _mariadb(root, as_json) as airports:
         os.environ |= {
+            **airports,
             "EXPORT_PIPELINES_PROJECT": str(root),
             "WAREHOUSE_URL": address.url("warehouse"),
             "DATASETS_URL": address.url("datasets"),
@@ -50,9 +54,9 @@ def demo_load(*, as_json: bool) -> int:
             if project.project.broken:
                 raise RequestError(f"the demo's project is broken: {project.project.broken[0].errors[0]}")
             config = {"force": False, "names": [], "land": True, "load": True}
-            results = run_loads(project, in_order(chosen(project, ())), config)
-            sound = [each for each in project.project.loads.values() if not _failed(results, each.load.id)]
-            counts = {each.load.id: _rows(project, each) for each in sound}
+            results = run_loads(project, in_order(chosen_any(project, ())), config)
+            sound = [each for each in chosen_any(project, ()) if not _failed(results, each.definition.id)]
+            counts = {each.definition.id: _rows(project, each) for each in sound}
     told = [{**each, "rows_in_table": counts.get(each["table"])} for each in results]
     if as_json:
         output.as_json({"tables": told, "seconds": round(time.monotonic() - begun, 1)})
@@ -69,10 +73,37 @@ def demo_load(*, as_json: bool) -> int:
     return 1 if errors else 0
 
 
-def _write(root: Path) -> None:
+@contextmanager
+def _mariadb(root: Path, as_json: bool) -> Iterator[dict[str, str]]:
+    """A MariaDB to pull from, where one is installed, and the variable that names it. The table is in the project only
+    then."""
+    from export_pipelines.demo.airports import DATABASE, fill_airports
+    from export_pipelines.errors import SourceError
+    from export_pipelines.local.mariadb import local_mariadb, programs
+
+    try:
+        programs()
+    except SourceError as error:
+        if not as_json:
+            output.note(f"no table is pulled from MariaDB: {error.message}; {error.hint}")
+        for name in _files("loading_mariadb.yaml"):
+            (root / name).unlink(missing_ok=True)
+        yield {}
+        return
+    _write(root, "loading_mariadb.yaml")
+    with local_mariadb(root / ".local", databases=[DATABASE]) as address:
+        fill_airports(address.url(DATABASE))
+        yield {"AIRPORTS_DATABASE_URL": address.url(DATABASE)}
+
+
+def _files(name: str) -> dict[str, str]:
+    found: dict[str, str] = yaml.safe_load(files("export_pipelines.demo").joinpath(name).read_text(encoding="utf-8"))
+    return found
+
+
+def _write(root: Path, project: str) -> None:
     """The project's files, as this version of the library has them."""
-    found = yaml.safe_load(files("export_pipelines.demo").joinpath("loading_project.yaml").read_text(encoding="utf-8"))
-    for name, text in found.items():
+    for name, text in _files(project).items():
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
@@ -82,11 +113,11 @@ def _failed(results: list[dict[str, object]], table: str) -> bool:
     return any(each["table"] == table and each["errors"] for each in results)
 
 
-def _rows(project: Opened, assets: LoadAssets) -> int:
+def _rows(project: Opened, assets: LoadAssets | TransformAssets) -> int:
     """Rows that readers of a table see."""
     from export_pipelines.targets.names import TableNames
 
-    target = assets.load.spec.target
+    target = assets.definition.spec.target
     with project.resource(target.connection).session() as session:
         session.begin()
         return int(session.one(f"SELECT count(*) FROM {TableNames.of(target).view}")[0])

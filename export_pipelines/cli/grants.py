@@ -12,6 +12,7 @@ from export_pipelines.cli import output
 if TYPE_CHECKING:
     from export_pipelines.cli.project import Opened
     from export_pipelines.components.load_assets import LoadAssets
+    from export_pipelines.components.transforms import TransformAssets
     from export_pipelines.sources.postgres import Session
     from export_pipelines.specs.load import TargetSpec
 
@@ -30,27 +31,28 @@ SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relname
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
 @click.option("--apply", "apply_it", is_flag=True, help="Run the statements; without, they are printed.")
 def grants_command(tables: tuple[str, ...], apply_it: bool) -> int:
-    """Compare the read rights on loaded tables with `target: {grants: […]}`, and print the SQL of what differs.
+    """Compare the read rights on loaded tables with `target: {grants: […]}`, and print the SQL of what differs. Tables
+    and views that transforms make are among them.
 
     Declared roles get SELECT on the table and USAGE of its schema; SELECT is taken from all others that have it by a
     grant of their own, PUBLIC included. With --apply this is done, in one transaction a table. Tables that were never
     loaded are passed over: the first load grants. Exit code 1 when something differs and was not applied.
     """
-    from export_pipelines.cli.load import chosen
+    from export_pipelines.cli.load import chosen_any
     from export_pipelines.cli.project import opened
 
     number = 0
     with opened() as project:
-        for each in chosen(project, tables):
+        for each in chosen_any(project, tables):
             number += _table(project, each, apply_it=apply_it)
     if not number:
         output.note("all rights are as declared")
     return 1 if number and not apply_it else 0
 
 
-def _table(project: Opened, assets: LoadAssets, *, apply_it: bool) -> int:
+def _table(project: Opened, assets: LoadAssets | TransformAssets, *, apply_it: bool) -> int:
     """How many statements differ."""
-    target = assets.load.spec.target
+    target = assets.definition.spec.target
     with project.resource(target.connection).session(read_only=False) as session:
         session.begin()
         if not session.one(_THERE, (target.schema_name, target.name))[0]:

@@ -13,7 +13,7 @@ from export_pipelines.cli.places import documents_of, resource_error
 from export_pipelines.errors import ExportPipelinesError, RequestError, SpecError
 from export_pipelines.formats.fields import Field, fields_of
 from export_pipelines.formats.problems import problems, unknown_conversions
-from export_pipelines.specs.dataset import DataSetDefinition
+from export_pipelines.specs.dataset import DataSetDefinition, Mail
 from export_pipelines.specs.dataset_loader import DATASET_TYPE
 from export_pipelines.specs.documents import DocumentPath, suggest
 from export_pipelines.specs.format import CsvSpec
@@ -151,6 +151,15 @@ def _placed(dataset: DataSetDefinition, error: SpecError) -> SpecError:
     if error.file != dataset.folder / "defs.yaml" or error.line:
         return error
     return dataset_error(dataset, error.message, tuple(error.field.split(".")) if error.field else (), error.hint)
+
+
+def mail_errors(datasets: Iterable[DataSetDefinition], service: ServiceSpec) -> Iterator[SpecError]:
+    """Data sets that want mails of a service that sends none: nobody could ask."""
+    for dataset in datasets:
+        if dataset.spec.mail is Mail.REQUIRED and service.smtp is None:
+            message = "who asks must give an e-mail address, and the service has no mail server: nobody can ask"
+            hint = "name one by `smtp` in resources/service/defs.yaml, or say `mail: optional`"
+            yield dataset_error(dataset, message, ("mail",), hint)
 
 
 def service_warnings(root: Path, service: ServiceSpec) -> list[SpecError]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from export_pipelines.cli.launch import Event, Launcher
     from export_pipelines.cli.project import Opened
     from export_pipelines.components.load_assets import LoadAssets
+    from export_pipelines.components.transforms import TransformAssets
     from export_pipelines.manifest import LandedManifest
-    from export_pipelines.steps.load import LoadContext
+    from export_pipelines.specs.transform import TransformDefinition
+    from export_pipelines.steps.load import LoadContext, Versioned
+
+T = TypeVar("T")
+A = TypeVar("A", bound="LoadAssets | TransformAssets")
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 
@@ -37,13 +42,13 @@ def load_command() -> None:
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
 @_as_json
 def list_command(tables: tuple[str, ...], as_json: bool) -> None:
-    """List the tables to load. Nothing is connected to."""
+    """List the tables to load, and the transforms. Nothing is connected to."""
     from export_pipelines.cli.project import Opened, read_project, warn_of_broken
     from export_pipelines.settings import load_settings
 
     settings = load_settings()
     project = Opened(settings, read_project(settings))
-    found = [_described(each) for each in chosen(project, tables)]
+    found = [_described(each) for each in chosen_any(project, tables)]
     if as_json:
         output.as_json(found)
         return
@@ -75,7 +80,7 @@ def run_command(
 ) -> int:
     """Land and load what is new, as runs in Dagster's instance. Exit code 1 when anything failed.
 
-    Tables that others wait for (`depends`, `table` sources) come first.
+    Transforms run, too. What others wait for (`depends`, `table` sources, what a transform reads) comes first.
     """
     if bool(tables) == everything:
         raise click.UsageError("name tables, or give --all")
@@ -83,7 +88,7 @@ def run_command(
         raise click.UsageError("with --land-only and --no-land nothing would be done")
     config = {"force": force, "names": [*files, *keys], "land": not no_land, "load": not land_only}
     with _opened() as project:
-        found = in_order(chosen(project, tables))
+        found = in_order(chosen_any(project, tables))
         _refuse_names(found, files, keys)
         results = run_loads(project, found, config)
     tell(results, as_json=as_json)
@@ -118,7 +123,7 @@ def versions_command(table: str, as_json: bool) -> None:
     from export_pipelines.steps.load import table_versions
 
     with _opened() as project:
-        found = table_versions(_context(project, one(project, table)))
+        found = table_versions(_versioned(project, table)[1])
     if as_json:
         output.as_json([asdict(each) for each in found])
         return
@@ -135,16 +140,17 @@ def versions_command(table: str, as_json: bool) -> None:
 def rollback_command(table: str, version: int, yes: bool) -> None:
     """Make a kept version the one that readers see.
 
-    Files that were loaded since then are not loaded again by themselves: `load run --force` does that.
+    Files that were loaded since then are not loaded again by themselves: `load run --force` does that. A transform
+    makes a newer version when it runs next.
     """
     from export_pipelines.steps.load import rollback
 
     with _opened() as project:
-        load = one(project, table)
-        if not yes and not click.confirm(f"show version {version} of {load.load.spec.target.table} to its readers?"):
+        name, ctx = _versioned(project, table)
+        if not yes and not click.confirm(f"show version {version} of {name} to its readers?"):
             raise click.Abort
-        now = rollback(_context(project, load), version)
-    click.echo(f"readers of {load.load.spec.target.table} see version {now.number}: {output.count(now.rows, 'row')}")
+        now = rollback(ctx, version)
+    click.echo(f"readers of {name} see version {now.number}: {output.count(now.rows, 'row')}")
 
 
 @load_command.command("diff")
@@ -158,7 +164,7 @@ def diff_command(table: str, old: int, new: int, sample: int, as_json: bool) -> 
     from export_pipelines.steps.load import diff
 
     with _opened() as project:
-        found = diff(_context(project, one(project, table)), old, new, sample=sample)
+        found = diff(_versioned(project, table)[1], old, new, sample=sample)
     if as_json:
         output.as_json(asdict(found))
         return
@@ -205,59 +211,97 @@ def chosen(project: Opened, names: Sequence[str]) -> list[LoadAssets]:
         RequestError: there is none of a name or pattern, or more than one of a name.
         SpecErrors: the table is broken.
     """
+    return list(_matching(project, names, project.project.loads).values())
+
+
+def chosen_any(project: Opened, names: Sequence[str]) -> list[LoadAssets | TransformAssets]:
+    """The same, with transforms."""
+    known: dict[str, LoadAssets | TransformAssets] = {**project.project.loads, **project.project.transforms}
+    return list(_matching(project, names, known).values())
+
+
+def _matching(project: Opened, names: Sequence[str], known: Mapping[str, T]) -> dict[str, T]:
     from export_pipelines.cli.project import fits, is_pattern
 
     if not names:
-        return list(project.project.loads.values())
-    found: dict[str, LoadAssets] = {}
+        return dict(known)
+    found: dict[str, T] = {}
     for name in names:
         if is_pattern(name):
-            same = [each for each in project.project.loads.values() if fits(name, each.load.id)]
+            same = {each: known[each] for each in known if fits(name, each)}
             if not same:
                 raise RequestError(f"{name!r} matches no table to load", hint="`export-pipelines load list`")
-            found |= {each.load.id: each for each in same}
+            found |= same
         else:
-            table = one(project, name)
-            found[table.load.id] = table
-    return list(found.values())
+            table = _named(project, name, known)
+            found[table] = known[table]
+    return found
 
 
 def one(project: Opened, name: str) -> LoadAssets:
     """The table to load of an id, or of a name that only one has."""
+    return project.project.loads[_named(project, name, project.project.loads)]
+
+
+def _named(project: Opened, name: str, known: Mapping[str, T]) -> str:
+    """The id of what has an id or a name."""
     from export_pipelines.specs.documents import suggest
 
-    known = project.project.loads
-    if found := known.get(name.strip("/")):
-        return found
-    same = [each for each in known.values() if each.load.name == name]
+    if name.strip("/") in known:
+        return name.strip("/")
+    same = [each for each in known if each.rpartition("/")[2] == name]
     if len(same) == 1:
         return same[0]
     if same:
-        ids = ", ".join(each.load.id for each in same)
-        raise RequestError(f"{len(same)} tables to load are named {name!r}", hint=f"say which: {ids}")
+        raise RequestError(f"{len(same)} tables to load are named {name!r}", hint=f"say which: {', '.join(same)}")
     if broken := project.broken(name):
         raise SpecErrors(broken.errors)
-    near = suggest(name, [*known, *(each.load.name for each in known.values())])
+    if name in project.project.transforms:
+        raise RequestError(f"{name} is a transform, and loads no files", hint="`load run` runs it")
+    near = suggest(name, [*known, *(each.rpartition("/")[2] for each in known)])
     raise RequestError(f"there is no table {name!r} to load", hint=near or "`export-pipelines load list` shows them")
 
 
-def in_order(found: Sequence[LoadAssets]) -> list[LoadAssets]:
+def in_order(found: Sequence[A]) -> list[A]:
     """Those that others wait for come first."""
-    left = {each.load.id: each for each in found}
-    done: list[LoadAssets] = []
+    left = {each.definition.id: each for each in found}
+    done: list[A] = []
     while left:
-        ready = [each for each in left.values() if not any(name in left for name in each.load.spec.upstream)]
+        ready = [each for each in left.values() if not any(name in left for name in _upstream(each))]
         for each in ready or list(left.values()):
-            done.append(left.pop(each.load.id))
+            done.append(left.pop(each.definition.id))
     return done
 
 
-def _refuse_names(found: Sequence[LoadAssets], files: Sequence[str], keys: Sequence[str]) -> None:
+def _upstream(each: LoadAssets | TransformAssets) -> tuple[str, ...]:
+    from export_pipelines.components.load_assets import LoadAssets
+
+    return each.load.spec.upstream if isinstance(each, LoadAssets) else each.upstream
+
+
+def _refuse_names(found: Sequence[LoadAssets | TransformAssets], files: Sequence[str], keys: Sequence[str]) -> None:
+    from export_pipelines.components.load_assets import LoadAssets
+
     for each in found:
-        if files and not each.load.spec.by_file:
-            raise RequestError(f"{each.load.id} has no files that could be named", hint="leave out --file")
-        if keys and not each.load.spec.partitions:
-            raise RequestError(f"{each.load.id} has no windows", hint="leave out --partition")
+        spec = each.load.spec if isinstance(each, LoadAssets) else None
+        if files and not (spec and spec.by_file):
+            raise RequestError(f"{each.definition.id} has no files that could be named", hint="leave out --file")
+        if keys and not (spec and spec.partitions):
+            raise RequestError(f"{each.definition.id} has no windows", hint="leave out --partition")
+
+
+def _versioned(project: Opened, name: str) -> tuple[str, Versioned]:
+    """The table that is loaded, or that a transform makes: its own name, and what its versions are asked with."""
+    from export_pipelines.components.load_assets import LoadAssets
+    from export_pipelines.steps.transform import TransformContext
+
+    (assets,) = chosen_any(project, [name])
+    target = assets.definition.spec.target
+    if isinstance(assets, LoadAssets):
+        return target.table, _context(project, assets)
+    if assets.transform.spec.materialize != "table":
+        raise RequestError(f"{assets.transform.id} is no table, so it has no versions")
+    return target.table, TransformContext(assets.transform, project.resource(target.connection))
 
 
 def _context(project: Opened, assets: LoadAssets) -> LoadContext:
@@ -267,9 +311,12 @@ def _context(project: Opened, assets: LoadAssets) -> LoadContext:
     return LoadContext(assets.load, project.resource(spec.target.connection), project.resource(spec.landing))
 
 
-def _described(each: LoadAssets) -> dict[str, Any]:
+def _described(each: LoadAssets | TransformAssets) -> dict[str, Any]:
     from export_pipelines.cli.tables import cadence
+    from export_pipelines.components.load_assets import LoadAssets
 
+    if not isinstance(each, LoadAssets):
+        return _described_transform(each.transform)
     spec = each.load.spec
     return {
         "table": each.load.id,
@@ -280,6 +327,19 @@ def _described(each: LoadAssets) -> dict[str, Any]:
         "partitions": "by file" if spec.by_file else cadence(spec.partitions) if spec.partitions else None,
         "folder": str(each.load.folder),
         "version": each.load.version,
+    }
+
+
+def _described_transform(transform: TransformDefinition) -> dict[str, Any]:
+    return {
+        "table": transform.id,
+        "source": "transform",
+        "style": transform.spec.materialize,
+        "target": transform.spec.target.table or None,
+        "connection": transform.spec.target.connection,
+        "partitions": None,
+        "folder": str(transform.folder),
+        "version": transform.version,
     }
 
 
@@ -325,7 +385,9 @@ def _name(landed: LandedManifest | None) -> str:
 # Runs
 
 
-def run_loads(project: Opened, found: Sequence[LoadAssets], config: dict[str, Any]) -> list[dict[str, Any]]:
+def run_loads(
+    project: Opened, found: Sequence[LoadAssets | TransformAssets], config: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Run the jobs of some tables, one after the other; a failed one does not keep the others from being tried."""
     import dagster as dg
 
@@ -344,14 +406,16 @@ def run_loads(project: Opened, found: Sequence[LoadAssets], config: dict[str, An
     return results
 
 
-def _run(launcher: Launcher, assets: LoadAssets, config: dict[str, Any], bar: output.Bar) -> dict[str, Any]:
+def _run(
+    launcher: Launcher, assets: LoadAssets | TransformAssets, config: dict[str, Any], bar: output.Bar
+) -> dict[str, Any]:
     import dagster as dg
 
-    from export_pipelines.components.load_assets import load_job_name, load_op_name
+    from export_pipelines.components.load_assets import LoadAssets, load_op_name
 
-    table = assets.load.id
+    table = assets.definition.id
     told: dict[str, Any] = {"table": table, "landed": 0, "loaded": 0, "rows": 0, "quarantined": 0, "files": []}
-    bar.start(f"loading {table}", 1)
+    bar.start(f"{'loading' if isinstance(assets, LoadAssets) else 'making'} {table}", 1)
     begun = time.monotonic()
 
     def heard(event: Event) -> None:
@@ -359,6 +423,8 @@ def _run(launcher: Launcher, assets: LoadAssets, config: dict[str, Any], bar: ou
             return
         if event.step == "land":
             told["landed"] += 1 if event.metadata.get("file") else 0
+        elif event.step == "transform":
+            told["rows"] += int(event.metadata.get("rows", 0))
         elif event.step == "load":
             told["loaded"] += event.metadata["action"] not in ("already", "superseded")
             told["rows"] += int(event.metadata["rows"])
@@ -367,8 +433,8 @@ def _run(launcher: Launcher, assets: LoadAssets, config: dict[str, Any], bar: ou
             told["files"].append({name: event.metadata[name] for name in names})
         bar.update(0, f"{told['landed']} landed, {told['loaded']} loaded, {told['rows']:,} rows")
 
-    run = {"ops": {load_op_name(table): {"config": config}}}
-    result = launcher.run(dg.RunRequest(job_name=load_job_name(table), run_config=run), heard)
+    run = {"ops": {load_op_name(table): {"config": config}}} if isinstance(assets, LoadAssets) else {}
+    result = launcher.run(dg.RunRequest(job_name=assets.job.name, run_config=run), heard)
     bar.update(1, f"{told['landed']} landed, {told['loaded']} loaded, {told['rows']:,} rows")
     if result.status == "CANCELED":
         raise click.Abort

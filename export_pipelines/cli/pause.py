@@ -12,6 +12,8 @@ from export_pipelines.errors import RequestError
 if TYPE_CHECKING:
     from export_pipelines.cli.project import Opened
     from export_pipelines.components.pausing import Kind
+    from export_pipelines.specs.load import LoadDefinition
+    from export_pipelines.specs.transform import TransformDefinition
 
 _everything = click.option("--all", "everything", is_flag=True, help="All tables to load.")
 _route = click.option("--route", metavar="NAME", help="All tables of that route.")
@@ -23,7 +25,7 @@ _route = click.option("--route", metavar="NAME", help="All tables of that route.
 @_everything
 @click.option("--reason", default="", help="Shown in the list of what is paused.")
 def pause_command(tables: tuple[str, ...], route: str | None, everything: bool, reason: str) -> None:
-    """Keep tables from being loaded by themselves; without any name, list what is paused.
+    """Keep tables and transforms from being loaded or run by themselves; without any name, list what is paused.
 
     Runs that are at work go on, and runs that somebody starts are not held back. What others have made meanwhile waits
     until `resume`.
@@ -67,17 +69,23 @@ def _set(project: Opened, tables: tuple[str, ...], route: str | None, everything
 
 
 def _scopes(project: Opened, tables: tuple[str, ...], route: str | None, everything: bool) -> list[tuple[Kind, str]]:
-    from export_pipelines.cli.load import chosen
+    from export_pipelines.cli.load import chosen_any
 
     found: list[tuple[Kind, str]] = [("all", "")] if everything else []
     if route is not None:
-        routes = sorted({each.load.spec.route or "" for each in project.project.loads.values()} - {""})
+        routes = sorted({each.spec.route or "" for each in _all(project)} - {""})
         if route not in routes:
             raise RequestError(f"no table has the route {route!r}", hint=f"known are {', '.join(routes) or 'none'}")
         found.append(("route", route))
     if tables:
-        found += [("table", each.load.id) for each in chosen(project, tables)]
+        found += [("table", each.definition.id) for each in chosen_any(project, tables)]
     return found
+
+
+def _all(project: Opened) -> list[LoadDefinition | TransformDefinition]:
+    from export_pipelines.cli.load import chosen_any
+
+    return [each.definition for each in chosen_any(project, ())]
 
 
 def _list(project: Opened) -> None:
@@ -86,7 +94,7 @@ def _list(project: Opened) -> None:
     from export_pipelines.components.pausing import pauses
 
     with dg.DagsterInstance.get() as instance:
-        found = pauses(instance, [each.load for each in project.project.loads.values()])
+        found = pauses(instance, _all(project))
     if not found:
         output.note("nothing is paused")
         return

@@ -1,4 +1,4 @@
-"""The command `plan`: what a cleanup would delete."""
+"""The command `plan`: what a cleanup would delete, or what a transform would make."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--to", "last", metavar="KEY", help="The last partition, included.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def plan_command(table: str, partition: str | None, first: str | None, last: str | None, as_json: bool) -> int:
-    """Show what a cleanup would delete: rows, bytes, SQL. Deletes nothing.
+    """Show what a cleanup would delete: rows, bytes, SQL; of a transform, what it would make. Changes nothing.
 
     The same proof is made as for the deletion itself. Exit code 1 when a cleanup would be refused.
     """
@@ -34,6 +34,11 @@ def plan_command(table: str, partition: str | None, first: str | None, last: str
     from export_pipelines.cli.project import opened
 
     with opened() as project:
+        if transform := project.project.transforms.get(table.strip("/")):
+            from export_pipelines.cli.inspection_transform import plan
+
+            plan(project, transform, as_json=as_json)
+            return 0
         found = project.table(table)
         _refuse_without_delete(found)
         plans = [_plan(project, found, window) for window in _windows(project, found, partition, first, last)]

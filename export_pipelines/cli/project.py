@@ -58,7 +58,7 @@ class Opened:
         if not names:
             return self.tables(()), self.project.broken
         broken = [each for each in self.project.broken if any(fits(name, each.id) for name in names)]
-        others = {*(each.id for each in broken), *self.project.loads}
+        others = {*(each.id for each in broken), *self.project.loads, *self.project.transforms}
         left = [name for name in names if not any(fits(name, each) for each in others)]
         mixed = [name for name in names if name not in left and self._globbed(name)]
         return self.tables([*left, *mixed], everything=False), broken

@@ -33,7 +33,9 @@ _INTERRUPTED = 130
 @click.option("--delimiter", metavar="SIGN", default=",", help="CSV: what is between fields; `tab` for a tab.")
 @click.option("--bom", is_flag=True, help="CSV: begin with a byte order mark, as Excel wants for UTF-8.")
 @click.option(
-    "--keep-formulas", is_flag=True, help="CSV: leave cells as they are that a spreadsheet takes for formulas."
+    "--keep-formulas/--neutralise-formulas",
+    default=None,
+    help="CSV: whether cells stay as they are that a spreadsheet takes for formulas; as the data set says when absent.",
 )
 @click.option("--environment", metavar="NAME", help="Environment of the service; its first when absent.")
 @click.option(
@@ -141,7 +143,7 @@ def _question(dataset: str, **given: Any) -> dict[str, Any]:
         "filters": filters,
         "columns": [name.strip() for text in given["columns"] for name in text.split(",") if name.strip()],
         "delimiter": "\t" if given["delimiter"] == "tab" else given["delimiter"],
-        "neutralise_formulas": False if given["keep_formulas"] else None,
+        "neutralise_formulas": None if given["keep_formulas"] is None else not given["keep_formulas"],
         **{name: given[name] for name in ("limit", "format", "compression", "environment", "bom", "email", "webhook")},
     }
     return {name: value for name, value in asked.items() if value is not None}

@@ -70,11 +70,14 @@ def scaffold_command(
         if unknown := [each for each in key if each not in columns]:
             raise RequestError(f"there is no column {unknown[0]!r}", hint=f"there are {', '.join(columns)}")
         spec |= {"style": "upsert", "key": list(key)}
+    elif origin is None:
+        # A file that people mend or add to and drop again: its rows would be there twice.
+        spec["revised"] = "replace"
     spec["columns"] = columns
     text = yaml.safe_dump(
         {"type": "export_pipelines.LoadTable", "attributes": spec}, sort_keys=False, allow_unicode=True
     )
-    for path, content in _missing_resources(root).items():
+    for path, content in missing_resources(root).items():
         _write(path, content)
     _write(target, text)
     click.echo(f"\nNext:  export-pipelines check --offline  &&  export-pipelines load run {group}/{name}")
@@ -86,7 +89,8 @@ def _write(file: Path, text: str) -> None:
     click.echo(f"  {file}")
 
 
-def _missing_resources(root: Path) -> dict[Path, str]:
+def missing_resources(root: Path) -> dict[Path, str]:
+    """Path and text of the files of `warehouse` and `landing`, where resources/ has none of the name."""
     from export_pipelines.cli.project import read_project
     from export_pipelines.settings import load_settings
 

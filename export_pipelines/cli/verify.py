@@ -16,6 +16,7 @@ from export_pipelines.cli.archive import archive_keys, archived_tables, followin
 
 if TYPE_CHECKING:
     from export_pipelines.cli.project import Opened
+    from export_pipelines.cli.verify_landed import Landed
     from export_pipelines.formats.encryption import Keyring
     from export_pipelines.signing import PublicKey
     from export_pipelines.steps.verification import VerificationState
@@ -90,16 +91,25 @@ def verify_command(
 ) -> int:
     """Read the archive again and compare it with its manifests: digests, rows, receipts, chain, signatures.
 
-    Without a TABLE: all tables that have anything in the archive. Exit code 1 when anything is not as it should be.
+    Without a TABLE: all tables that have anything in the archive, and the landed files of all tables to load. Exit code
+    1 when anything is not as it should be.
 
     With --budget or --minutes, files that were never verified come first, then those of longest ago. When that was is
-    remembered in the catalog, or in the FILE of --state. Chains are always read whole.
+    remembered in the catalog, or in the FILE of --state. Chains are always read whole. Landed files are then read for
+    the tables that are named.
     """
     if partition and len(tables) != 1:
         raise click.UsageError("--partition needs one TABLE")
+    from export_pipelines.cli.verify_landed import landed_json, tell_landed
     from export_pipelines.steps.verify import Budget, verify_tables
     from export_pipelines.steps.verify_workers import default_jobs
 
+    landed: list[Landed] = []
+    if not (url or partition):
+        named, (landed, tables) = bool(tables), _landed(tables, budgeted=bool(budget or minutes))
+        if named and not tables:
+            tell_landed(landed, as_json=as_json)
+            return 0 if all(each.intact for each in landed) else 1
     with _archives(url, tables, no_database=no_database) as found, following("verifying") as progress:
         found = _with_options(found, state, public_keys, identities)
         targets = _targets(found, tables, expect)
@@ -118,10 +128,24 @@ def verify_command(
         if not tables:
             reports += _strays(found)
     if as_json:
-        output.as_json([{**asdict(each), "intact": each.intact, "limits": each.limits} for each in reports])
+        archived = [{**asdict(each), "intact": each.intact, "limits": each.limits} for each in reports]
+        output.as_json([*archived, *landed_json(landed)])
     else:
         _tell_reports(reports)
-    return 0 if all(each.intact for each in reports) else 1
+        if landed:
+            tell_landed(landed)
+    return 0 if all([*(each.intact for each in reports), *(each.intact for each in landed)]) else 1
+
+
+def _landed(names: tuple[str, ...], *, budgeted: bool) -> tuple[list[Landed], tuple[str, ...]]:
+    """What has landed of the tables to load that are meant, and the names that are left."""
+    from export_pipelines.cli.project import read_project
+    from export_pipelines.cli.verify_landed import check_tables, tables_to_load
+    from export_pipelines.settings import load_settings
+
+    project = read_project(load_settings())
+    loads, left = tables_to_load(project, names)
+    return check_tables(loads if names or not budgeted else {}, project.resources), left
 
 
 @click.command("heads")

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, field_validator, model_validator
 
 from export_pipelines.components.resources import FromEnvironment
+from export_pipelines.components.tidying import HISTORY_DAYS, LOG_DAYS
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.sizes import parse_size
 
@@ -21,7 +22,8 @@ def _known_zone(value: str) -> str:
     return value
 
 
-def _valid_cron(value: str) -> str:
+def valid_cron(value: str) -> str:
+    """The cron expression. Raises ValueError if it is none."""
     from dagster._utils.schedules import is_valid_cron_schedule
 
     if not is_valid_cron_schedule(value):
@@ -79,7 +81,7 @@ class ExportScheduleSpec(AutomationSpec):
     @field_validator("cron")
     @classmethod
     def _valid_cron(cls, value: str | None) -> str | None:
-        return value if value is None else _valid_cron(value)
+        return value if value is None else valid_cron(value)
 
 
 class ExpireScheduleSpec(AutomationSpec):
@@ -98,7 +100,7 @@ class ExpireScheduleSpec(AutomationSpec):
     @field_validator("cron")
     @classmethod
     def _valid_cron(cls, value: str) -> str:
-        return _valid_cron(value)
+        return valid_cron(value)
 
 
 class DrillScheduleSpec(AutomationSpec):
@@ -124,7 +126,7 @@ class DrillScheduleSpec(AutomationSpec):
     @field_validator("cron")
     @classmethod
     def _valid_cron(cls, value: str) -> str:
-        return _valid_cron(value)
+        return valid_cron(value)
 
 
 class VerifyScheduleSpec(AutomationSpec):
@@ -152,13 +154,45 @@ class VerifyScheduleSpec(AutomationSpec):
     @field_validator("cron")
     @classmethod
     def _valid_cron(cls, value: str) -> str:
-        return _valid_cron(value)
+        return valid_cron(value)
 
     @field_validator("budget")
     @classmethod
     def _is_a_size(cls, value: str) -> str:
         parse_size(value)
         return value
+
+
+class TidyScheduleSpec(AutomationSpec):
+    """Keeps Dagster's storage from growing for ever, by the clock: logs of old runs go, and then the runs.
+
+    Nothing that was materialized, observed or checked last is forgotten, so that no partition looks missing.
+    """
+
+    cron: str = "30 1 * * *"
+    """When."""
+    timezone: str = "UTC"
+    """Zone of `cron`."""
+    log_days: int = Field(default=LOG_DAYS, ge=1)
+    """Days that the logs of a run are kept after its end."""
+    history_days: int = Field(default=HISTORY_DAYS, ge=1)
+    """Days that a run is kept after its end, if nothing needs it any more."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        return _known_zone(value)
+
+    @field_validator("cron")
+    @classmethod
+    def _valid_cron(cls, value: str) -> str:
+        return valid_cron(value)
+
+    @model_validator(mode="after")
+    def _logs_first(self) -> TidyScheduleSpec:
+        if self.history_days < self.log_days:
+            raise ValueError("history_days is less than log_days: runs would go before their logs")
+        return self
 
 
 class SensorSpec(AutomationSpec):

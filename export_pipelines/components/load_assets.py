@@ -17,6 +17,10 @@ from export_pipelines.components.code_references import code_references
 from export_pipelines.components.load_run import LAND, LOAD, files_name, load_key, run_partitions, run_pull
 from export_pipelines.specs.load import LoadDefinition
 from export_pipelines.specs.load_sources import DatabaseSource
+from export_pipelines.specs.transform import TransformDefinition
+
+Origin = LoadDefinition | TransformDefinition
+"""What a `table` source copies."""
 
 LOAD_TAG = "export_pipelines/load"
 """Of runs that load a table: its id."""
@@ -52,6 +56,16 @@ class LoadAssets:
     """Lands and loads all that is new."""
 
     @property
+    def definition(self) -> LoadDefinition:
+        """What it was made of."""
+        return self.load
+
+    @property
+    def deps(self) -> tuple[dg.AssetKey, ...]:
+        """Keys of what comes before."""
+        return tuple(dep.asset_key for dep in self.source.deps)
+
+    @property
     def assets(self) -> list[Any]:
         """All of its assets."""
         return [self.source, self.steps]
@@ -61,11 +75,11 @@ def load_assets(
     load: LoadDefinition,
     resources: Mapping[str, Any],
     upstream: Sequence[dg.AssetKey] = (),
-    origin: LoadDefinition | None = None,
+    origin: Origin | None = None,
 ) -> LoadAssets:
     """The assets and the job of a table. Nothing is read or connected to.
 
-    `upstream` are keys of the assets that come before; `origin` is the loaded table that a `table` source copies.
+    `upstream` are keys of the assets that come before; `origin` is the table that a `table` source copies.
     """
     with warnings.catch_warnings():
         # Checks a partition are a preview feature of 1.13.
@@ -86,7 +100,7 @@ def load_op_name(load_id: str) -> str:
     return f"{naming.dagster_name(load_id)}___load"
 
 
-def required_resources(load: LoadDefinition, origin: LoadDefinition | None = None) -> set[str]:
+def required_resources(load: LoadDefinition, origin: Origin | None = None) -> set[str]:
     """Keys of the resources which landing and loading use."""
     spec = load.spec
     used = {spec.target.connection, spec.landing}
@@ -171,11 +185,11 @@ def _check_specs(load: LoadDefinition) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(name, asset=load_key(load.id), description=text, partitions_def=partitions)
         for name, text in CHECKS.items()
         # Only databases say how many rows they gave.
-        if name != "rows_match_file" or load.spec.source.type in ("database", "table")
+        if name != "rows_match_file" or load.spec.source.type in ("database", "table", "table_api")
     ]
 
 
-def _steps(load: LoadDefinition, specs: Sequence[dg.AssetSpec], origin: LoadDefinition | None) -> dg.AssetsDefinition:
+def _steps(load: LoadDefinition, specs: Sequence[dg.AssetSpec], origin: Origin | None) -> dg.AssetsDefinition:
     single = load.spec.partitions is None or load.spec.partitions.single_run
 
     @dg.multi_asset(
@@ -195,7 +209,7 @@ def _steps(load: LoadDefinition, specs: Sequence[dg.AssetSpec], origin: LoadDefi
     return steps
 
 
-def _pull_job(load: LoadDefinition, resources: Mapping[str, Any], origin: LoadDefinition | None) -> dg.JobDefinition:
+def _pull_job(load: LoadDefinition, resources: Mapping[str, Any], origin: Origin | None) -> dg.JobDefinition:
     @dg.op(
         name=load_op_name(load.id),
         config_schema=PULL_CONFIG,

@@ -24,9 +24,10 @@ from export_pipelines.components.progress import INTERVAL
 from export_pipelines.errors import ExportPipelinesError, RequestError
 from export_pipelines.manifest import LandedManifest
 from export_pipelines.sources.postgres import PostgresSource
-from export_pipelines.specs.load import RESERVED, LoadDefinition, Style
+from export_pipelines.specs.load import LoadDefinition, Style
 from export_pipelines.specs.load_loader import load_version
-from export_pipelines.specs.load_sources import DatabaseSource
+from export_pipelines.specs.load_sources import DatabaseSource, UploadSource
+from export_pipelines.specs.transform import TransformDefinition
 from export_pipelines.steps.context import Progress
 from export_pipelines.stores.base import Store
 from export_pipelines.windows import Window
@@ -64,7 +65,9 @@ def partition_of(load: LoadDefinition, landed: LandedManifest) -> str | None:
     return landed.partition or None if load.spec.partitions else None
 
 
-def run_partitions(context: dg.AssetExecutionContext, load: LoadDefinition, origin: LoadDefinition | None) -> None:
+def run_partitions(
+    context: dg.AssetExecutionContext, load: LoadDefinition, origin: LoadDefinition | TransformDefinition | None
+) -> None:
     """The body of the assets' op: the steps and partitions that were chosen.
 
     Raises:
@@ -73,11 +76,19 @@ def run_partitions(context: dg.AssetExecutionContext, load: LoadDefinition, orig
     """
     selected = context.selected_asset_keys
     keys = _chosen(context, load)
+    if isinstance(load.spec.source, UploadSource):
+        from export_pipelines.components.upload_run import run_uploads
+
+        force = context.op_execution_context.op_config["force"]
+        run_uploads(context, load, [each.replace(".", "/", 1) for each in keys or ()], force=force)
+        return
     run = LoadRun(context, load, origin, force=context.op_execution_context.op_config["force"])
     run.run(land=load_key(load.id, LAND) in selected, load=load_key(load.id) in selected, keys=keys)
 
 
-def run_pull(context: dg.OpExecutionContext, load: LoadDefinition, origin: LoadDefinition | None) -> dict[str, Any]:
+def run_pull(
+    context: dg.OpExecutionContext, load: LoadDefinition, origin: LoadDefinition | TransformDefinition | None
+) -> dict[str, Any]:
     """The body of the job's op: all that is new, or what the config names.
 
     Raises:
@@ -85,6 +96,10 @@ def run_pull(context: dg.OpExecutionContext, load: LoadDefinition, origin: LoadD
         dagster.RetryRequested: a transient error.
     """
     config = context.op_config
+    if isinstance(load.spec.source, UploadSource):
+        from export_pipelines.components.upload_run import run_uploads
+
+        return run_uploads(context, load, config["names"], force=config["force"])
     keys = [naming.safe(each) if load.spec.by_file else each for each in config["names"]]
     if keys and not load.spec.by_file and not load.spec.partitions:
         raise dg.Failure(f"{load.id} has neither files nor windows that could be named", allow_retries=False)
@@ -99,8 +114,8 @@ class LoadRun:
 
     context: Context
     load: LoadDefinition
-    origin: LoadDefinition | None
-    """The loaded table that is copied, of a `table` source."""
+    origin: LoadDefinition | TransformDefinition | None
+    """The table that is copied, of a `table` source."""
     force: bool = False
     landed: int = 0
     loaded: int = 0
@@ -175,7 +190,7 @@ class LoadRun:
 
     def _tell_landed(self, landed: LandedManifest, seconds: float) -> None:
         self.landed += 1
-        key = partition_of(self.load, landed)
+        key = self._partition(landed)
         self._know_partition(key)
         metadata = {
             "file": landed.name,
@@ -200,7 +215,7 @@ class LoadRun:
 
         found = self._all_landed() if self.force else pending(self._load_context)
         if keys is not None:
-            found = [each for each in found if partition_of(self.load, each) in keys]
+            found = [each for each in found if self._partition(each) in keys]
         if self.force and self.load.spec.style in _NEWEST_ONLY:
             return found[-1:]
         return found
@@ -213,7 +228,7 @@ class LoadRun:
         seconds = time.monotonic() - started
         self.loaded += 1
         self.rows += result.rows
-        key = partition_of(self.load, landed)
+        key = self._partition(landed)
         self._know_partition(key)
         version = result.digest or landed.file.raw_sha256
         summary = f"{landed.name}: {result.action}, {result.rows:,} rows"
@@ -253,6 +268,17 @@ class LoadRun:
     # What both need
 
     @property
+    def asset_id(self) -> str:
+        """Id whose assets are told of."""
+        return self.load.id
+
+    def _partition(self, landed: LandedManifest) -> str | None:
+        return partition_of(self.load, landed)
+
+    def _current_version(self) -> str:
+        return load_version(self.load.folder)
+
+    @property
     def run_id(self) -> str:
         return str(self.context.run.run_id)
 
@@ -277,25 +303,24 @@ class LoadRun:
             run_id=self.run_id,
             progress=self._reporter(LOAD),
             secret=os.environ.get(SECRET, "").encode(),
-            current_version=lambda: load_version(self.load.folder),
+            current_version=self._current_version,
         )
 
     @cached_property
     def _land_context(self) -> LandContext:
         from export_pipelines.steps.land import LandContext
 
-        load, source = self.load, self.load.spec.source
+        source = self.load.spec.source
         key = source.connection if isinstance(source, DatabaseSource) else None
         if self.origin is not None:
             key = self.origin.spec.target.connection
         database = getattr(self.context.resources, key).open() if key else None
-        if self.origin is not None and database is not None:
-            load = copying(load, self.origin, database)
         return LandContext(
-            load=load,
+            load=self.load,
             store=self.store,
             target=self.target,
             database=database,
+            relation=self.origin.spec.target.table if self.origin is not None else "",
             run_id=self.run_id,
             progress=self._reporter(LAND),
         )
@@ -320,7 +345,7 @@ class LoadRun:
 
     def _know_partition(self, key: str | None) -> None:
         if key is not None and self.load.spec.by_file:
-            name = files_name(self.load.id)
+            name = files_name(self.asset_id)
             if not self.context.instance.has_dynamic_partition(name, key):
                 self.context.instance.add_dynamic_partitions(name, [key])
 
@@ -330,7 +355,7 @@ class LoadRun:
         tags = {"dagster/code_version": self.load.version, **({"dagster/data_version": version} if version else {})}
         self.context.log_event(
             dg.AssetMaterialization(
-                load_key(self.load.id, step), partition=partition, metadata=metadata, tags=tags, description=summary
+                load_key(self.asset_id, step), partition=partition, metadata=metadata, tags=tags, description=summary
             )
         )
 
@@ -338,7 +363,7 @@ class LoadRun:
         # An op of a job has the same log, with a narrower type.
         cast("dg.AssetExecutionContext", self.context).log_event(
             AssetCheckEvaluation(
-                asset_key=load_key(self.load.id),
+                asset_key=load_key(self.asset_id),
                 check_name=name,
                 passed=passed,
                 severity=dg.AssetCheckSeverity.WARN if warn else dg.AssetCheckSeverity.ERROR,
@@ -357,7 +382,7 @@ class LoadRun:
             told = time.monotonic()
             self.context.log_event(
                 dg.AssetObservation(
-                    load_key(self.load.id, step),
+                    load_key(self.asset_id, step),
                     description=f"{step}: {progress.bytes / 1e6:,.1f} MB so far",
                     metadata={"rows": progress.rows, "raw_bytes": progress.bytes},
                 )
@@ -374,7 +399,7 @@ class LoadRun:
         return {
             (int(cast(Any, each.metadata["manifest"].value)), True)
             for each in made
-            if each.asset_key == load_key(self.load.id)
+            if each.asset_key == load_key(self.asset_id)
         }
 
     def _ending(self) -> Exception:
@@ -391,31 +416,6 @@ class LoadRun:
             lines = [f"{len(lines)} things failed", *lines[:10], *more]
         metadata = {"hint": getattr(errors[0], "hint", "") or "see the log", "error": type(errors[0]).__name__}
         return dg.Failure("\n".join(lines), metadata=metadata, allow_retries=False)
-
-
-def copying(load: LoadDefinition, origin: LoadDefinition, database: PostgresSource) -> LoadDefinition:
-    """A `table` source as what it is: a query of the other table's columns, those that loading adds left out.
-
-    Raises:
-        RequestError: that table has never been loaded.
-    """
-    from export_pipelines.sql import quote_identifier
-
-    target = origin.spec.target
-    with database.session() as session:
-        session.begin()
-        found = session.execute(
-            "SELECT column_name::text FROM information_schema.columns WHERE table_schema = %s AND table_name = %s "
-            "ORDER BY ordinal_position",
-            (target.schema_name, target.name),
-        )
-    names = [name for (name,) in found if name not in RESERVED]
-    if not names:
-        raise RequestError(f"{origin.id} has never been loaded, so there is nothing to copy", hint="load it first")
-    listed = ", ".join(map(quote_identifier, names))
-    sql = f"SELECT {listed} FROM {quote_identifier(target.schema_name)}.{quote_identifier(target.name)}"
-    source = DatabaseSource(type="database", connection=target.connection, mode="full")
-    return load.model_copy(update={"spec": load.spec.model_copy(update={"source": source}), "select_sql": sql})
 
 
 def _chosen(context: dg.AssetExecutionContext, load: LoadDefinition) -> list[str] | None:

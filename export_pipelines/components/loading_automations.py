@@ -17,6 +17,7 @@ from export_pipelines.components.automation import (
     ExportScheduleSpec,
     FailureNoticeSpec,
     LoadSensorSpec,
+    TidyScheduleSpec,
     UpstreamSensorSpec,
     VerifyScheduleSpec,
 )
@@ -29,6 +30,8 @@ from export_pipelines.components.resources import PostgresConnectionResource
 from export_pipelines.components.schedules import expire_schedules, export_schedules
 from export_pipelines.components.sensors import chain_sensor, due_cleanup_sensor, upstream_sensor
 from export_pipelines.components.tables import TableAssets, asset_key
+from export_pipelines.components.tidy_schedule import tidy_definitions
+from export_pipelines.components.transforms import TransformAssets
 from export_pipelines.components.verification import CHECK as VERIFIED
 from export_pipelines.components.verification import verify_definitions
 from export_pipelines.specs.documents import Document, document_spec, suggest
@@ -41,6 +44,7 @@ AUTOMATION: dict[str, type[AutomationSpec]] = {
     "ExpireSchedule": ExpireScheduleSpec,
     "DrillSchedule": DrillScheduleSpec,
     "VerifySchedule": VerifyScheduleSpec,
+    "TidySchedule": TidyScheduleSpec,
     "ChainSensor": ChainSensorSpec,
     "UpstreamSensor": UpstreamSensorSpec,
     "DueCleanupSensor": DueCleanupSensorSpec,
@@ -60,7 +64,8 @@ def add_automation(project: Project, document: Document) -> None:
         _check_drill(project, spec, tables, document)
     if isinstance(spec, VerifyScheduleSpec):
         _refuse_second_verify(project, tables, document)
-    loads = list(project.loads_named(spec.tables))
+    loads: list[LoadAssets | TransformAssets] = [*project.loads_named(spec.tables)]
+    loads += project.transforms_named(spec.tables)
     try:
         project.automations.append((spec.name, automation(spec, tables, project.resources, loads)))
     except Exception as error:  # Dagster's own rules, and rhythms that cannot be
@@ -71,7 +76,7 @@ def automation(
     spec: AutomationSpec,
     tables: Sequence[TableAssets],
     resources: Mapping[str, Any],
-    loads: Sequence[LoadAssets] = (),
+    loads: Sequence[LoadAssets | TransformAssets] = (),
 ) -> dg.Definitions:
     """The schedules or the sensor of a document."""
     match spec:
@@ -79,6 +84,8 @@ def automation(
             return load_sensor(spec, loads)
         case VerifyScheduleSpec():
             return verify_definitions(spec, tables, resources)
+        case TidyScheduleSpec():
+            return tidy_definitions(spec)
         case ExportScheduleSpec():
             return dg.Definitions(schedules=export_schedules(spec, tables))
         case DrillScheduleSpec():
@@ -103,12 +110,14 @@ def _tables_of(project: Project, spec: AutomationSpec, document: Document) -> li
     for number, pattern in enumerate(spec.tables):
         if pattern == "*" or (not loading and any(project.tables_named([pattern]))):
             continue
-        if (both or loading) and any(project.loads_named([pattern])):
+        if (both or loading) and (any(project.loads_named([pattern])) or any(project.transforms_named([pattern]))):
             continue
         broken = any(fnmatch.fnmatchcase(each.id, pattern) for each in project.broken)
         why = "is broken itself" if broken else "matches no table"
         hint = (
-            "mend the table first" if broken else suggest(pattern, list(project.loads if loading else project.tables))
+            "mend the table first"
+            if broken
+            else suggest(pattern, [*project.loads, *project.transforms] if loading else list(project.tables))
         )
         raise document.error(f"{pattern!r} {why}", ("tables", number), hint)
     return list(project.tables_named(spec.tables))

@@ -25,6 +25,7 @@ from export_pipelines.components.load_assets import LOAD_TAG, LoadAssets
 from export_pipelines.components.resources import from_environment
 from export_pipelines.components.sensors import sensor_status
 from export_pipelines.components.tables import CHECKS, CHECKS_TAG, TableAssets, asset_key
+from export_pipelines.components.transforms import TransformAssets
 from export_pipelines.mail import TIMEOUT, MailServer, send_mail
 
 GRACE = 300.0
@@ -49,7 +50,7 @@ class Notice:
 
 
 def failure_notice(
-    spec: FailureNoticeSpec, tables: Sequence[TableAssets], loads: Sequence[LoadAssets] = ()
+    spec: FailureNoticeSpec, tables: Sequence[TableAssets], loads: Sequence[LoadAssets | TransformAssets] = ()
 ) -> dg.SensorDefinition:
     """A sensor that tells of failed runs (refused cleanups among them), of failed checks such as late rows, and of
     schedules that are on and were missed twice in a row.
@@ -106,13 +107,13 @@ def _notices(
     run: dg.DagsterRun,
     spec: FailureNoticeSpec,
     tables: Sequence[TableAssets],
-    loads: Sequence[LoadAssets],
+    loads: Sequence[LoadAssets | TransformAssets],
 ) -> Iterator[Notice]:
     load = _load_of(run, loads)
-    table = load.load.id if load else _table_of(run, tables)
+    table = load.definition.id if load else _table_of(run, tables)
     if table is None:
         return
-    owners = [each for each in load.load.spec.owners if "@" in each] if load and spec.email_owners else []
+    owners = [each for each in load.definition.spec.owners if "@" in each] if load and spec.email_owners else []
     link = f"{from_environment(spec.ui_url).rstrip('/')}/runs/{run.run_id}"
     if run.status is dg.DagsterRunStatus.FAILURE:
         text, hint = _reason(instance, run)
@@ -173,10 +174,10 @@ def _table_of(run: dg.DagsterRun, tables: Sequence[TableAssets]) -> str | None:
     return ", ".join(own) or None
 
 
-def _load_of(run: dg.DagsterRun, loads: Sequence[LoadAssets]) -> LoadAssets | None:
-    """The table to load that a run was for."""
+def _load_of(run: dg.DagsterRun, loads: Sequence[LoadAssets | TransformAssets]) -> LoadAssets | TransformAssets | None:
+    """The table to load or the transform that a run was for."""
     name, selected = run.tags.get(LOAD_TAG), run.asset_selection or frozenset()
-    return next((each for each in loads if each.load.id == name or selected & each.steps.keys), None)
+    return next((each for each in loads if each.definition.id == name or selected & each.steps.keys), None)
 
 
 def _reason(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str]:

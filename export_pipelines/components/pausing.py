@@ -1,6 +1,7 @@
-"""What is paused: tables to load, routes, or all of them. Kept in Dagster's storage, which all its processes share.
+"""What is paused: tables to load and transforms, routes, or all of them.
 
-A pause holds back what a LoadSensor would start. Runs that somebody starts are not held back.
+Kept in Dagster's storage, which all its processes share. A pause holds back what a LoadSensor would start. Runs that
+somebody starts are not held back.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Literal
 import dagster as dg
 
 from export_pipelines.specs.load import LoadDefinition
+from export_pipelines.specs.transform import TransformDefinition
 
+Made = LoadDefinition | TransformDefinition
 Kind = Literal["table", "route", "all"]
 
 
@@ -27,7 +30,7 @@ def set_pause(instance: dg.DagsterInstance, kind: Kind, name: str, reason: str |
     instance.daemon_cursor_storage.set_cursor_values({_key(kind, name): json.dumps(value)})
 
 
-def pauses(instance: dg.DagsterInstance, loads: Iterable[LoadDefinition]) -> dict[tuple[Kind, str], dict[str, str]]:
+def pauses(instance: dg.DagsterInstance, loads: Iterable[Made]) -> dict[tuple[Kind, str], dict[str, str]]:
     """What is paused of some tables and their routes, and all: reason and time."""
     scopes: set[tuple[Kind, str]] = {("all", "")}
     for load in loads:
@@ -38,7 +41,7 @@ def pauses(instance: dg.DagsterInstance, loads: Iterable[LoadDefinition]) -> dic
     return {each: value for each in sorted(scopes) if (value := json.loads(found.get(_key(*each), "{}")))}
 
 
-def paused(instance: dg.DagsterInstance, loads: Iterable[LoadDefinition]) -> set[str]:
+def paused(instance: dg.DagsterInstance, loads: Iterable[Made]) -> set[str]:
     """Ids of the tables that are held back."""
     loads = list(loads)
     scopes = pauses(instance, loads)

@@ -36,9 +36,11 @@ from export_pipelines.components.resources import (
     SigningKeyResource,
     SigningKeySpec,
     StoreSpec,
+    value_fields,
 )
 from export_pipelines.components.restore_job import Places, restore_job
 from export_pipelines.components.tables import TableAssets, asset_key, required_resources, table_assets
+from export_pipelines.components.transforms import TransformAssets
 from export_pipelines.errors import SpecError, SpecErrors
 from export_pipelines.specs.dataset import DataSetDefinition
 from export_pipelines.specs.documents import PREFIX, Document, document_spec, load_documents, suggest
@@ -46,6 +48,7 @@ from export_pipelines.specs.encryption import EncryptionSpec
 from export_pipelines.specs.loader import BrokenFolder, load_tables
 from export_pipelines.specs.service import ServiceSpec
 from export_pipelines.specs.table import TableDefinition
+from export_pipelines.specs.variables import fill, unset_errors
 
 log = logging.getLogger("export_pipelines")
 
@@ -76,6 +79,7 @@ class Project:
     """What people may ask for, by id, tables that say so included."""
     loads: dict[str, LoadAssets] = field(default_factory=dict)
     """Tables to load, by id."""
+    transforms: dict[str, TransformAssets] = field(default_factory=dict)
     service: ServiceSpec = field(default_factory=ServiceSpec)
     service_errors: list[SpecError] = field(default_factory=list)
     """What is wrong with the service's document: its settings are then not those that somebody wrote, and nothing is to
@@ -102,13 +106,16 @@ class Project:
             assets=[
                 *(asset for each in self.tables.values() for asset in each.assets),
                 *(asset for each in self.loads.values() for asset in each.assets),
+                *(each.steps for each in self.transforms.values()),
                 *(each.asset for each in requests),
+                *(asset for _, each in self.automations for asset in each.assets or ()),
                 *(broken_asset(each, self.root) for each in self.broken),
             ],
             asset_checks=[check for _, each in self.automations for check in each.asset_checks or ()],
             jobs=[
                 *self.jobs(),
                 *(each.job for each in self.loads.values()),
+                *(each.job for each in self.transforms.values()),
                 *(each.job for each in requests),
                 *(job for _, each in self.automations for job in each.jobs or ()),
             ],
@@ -148,6 +155,12 @@ class Project:
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
                 yield each
 
+    def transforms_named(self, patterns: Iterable[str]) -> Iterator[TransformAssets]:
+        """The transforms whose id matches any of some patterns."""
+        for name, each in self.transforms.items():
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+                yield each
+
 
 def load_project(root: Path, dsl_path: Path | None = None, *, automations: bool = True) -> Project:
     """Read the project at `root`, its schedules/ too with `automations`. Raises nothing for what is broken in it."""
@@ -159,7 +172,7 @@ def load_project(root: Path, dsl_path: Path | None = None, *, automations: bool 
         _load_table(project, table)
     for dataset in loaded.datasets.values():
         _load_dataset(project, dataset)
-    add_loads(project, loaded.loads)
+    add_loads(project, loaded.loads, loaded.transforms)
     if automations:
         _load_schedules(project)
     return project
@@ -234,7 +247,7 @@ def _load_resources(project: Project) -> None:
     served: list[Document] = []
 
     def add(document: Document) -> None:
-        spec = document_spec(document, RESOURCES)
+        spec = document_spec(_with_variables(document), RESOURCES)
         if isinstance(spec, ServiceSpec):
             served.append(document)
             if len(served) > 1:
@@ -252,6 +265,14 @@ def _load_resources(project: Project) -> None:
     if not any("SigningKey" in (each.folder / "defs.yaml").read_text(errors="replace") for each in project.broken):
         # Where the key's own document is broken, tables are too, rather than unsigned.
         project.resources.setdefault("signing", SigningKeyResource())
+
+
+def _with_variables(document: Document) -> Document:
+    """The document with `${VAR}` filled in. Raises SpecErrors: a variable is not set, and the resource not optional."""
+    if document.attributes.get("optional") is not True and (errors := list(unset_errors(document))):
+        raise SpecErrors(errors)
+    model = RESOURCES.get(document.type.removeprefix(PREFIX))
+    return fill(document, value_fields(model) if model else set())
 
 
 def _check_service(project: Project, served: Sequence[Document]) -> None:

@@ -24,7 +24,7 @@ from export_pipelines.specs.dataset import DataSetDefinition
 from export_pipelines.specs.service import ServiceSpec, resolve
 
 if TYPE_CHECKING:
-    from export_pipelines.catalog.requests import RequestFile, RequestRow, Requests
+    from export_pipelines.catalog.requests import Fault, RequestFile, RequestRow, Requests
 
 REQUEST = "request"
 
@@ -193,6 +193,8 @@ class _Answer:
         self.retries = Retries.of(dataset, service)
         self.request = str(context.op_execution_context.op_config[REQUEST])
         self.run_id = context.run.run_id
+        self.reads = False
+        """Whether rows are being read: before, nothing that fails is the question's fault."""
         self.requests: Requests = requests_of(context.resources.catalog.url, context.resources.catalog.schema_name)
 
     def run(self) -> "dg.MaterializeResult[Any]":
@@ -225,7 +227,9 @@ class _Answer:
         from export_pipelines.steps.request import RequestCancelled, run_request
 
         try:
-            return run_request(self._context(), row)
+            context = self._context()
+            self.reads = True
+            return run_request(context, row)
         except RequestCancelled:
             self._settle_stopped()
             self._end_as_cancelled("the request was cancelled")
@@ -277,8 +281,14 @@ class _Answer:
             self._note(lambda: self.requests.note_error(self.request, message, hint))
             self.context.log.warning(f"attempt {before + 1} failed, the next is in {delay:g} s: {message}")
             raise dg.RetryRequested(max_retries=self.retries.attempts, seconds_to_wait=delay) from None
-        self._note(lambda: self.requests.fail(self.request, message, hint))
+        self._note(lambda: self.requests.fail(self.request, message, hint, self._fault(error)))
         self._fail(message, hint, type(error).__name__)
+
+    def _fault(self, error: Exception) -> "Fault":
+        from export_pipelines.catalog.requests import Fault, fault_of
+
+        found = fault_of(error)
+        return found if self.reads or found is Fault.AWAY else Fault.INSIDE
 
     def _note(self, what: Any) -> None:
         """Write to the catalog; where it is away, the worker finds the request when the run has ended."""
@@ -321,28 +331,39 @@ class _Answer:
         )
 
     def _link(self) -> Any:
-        """The request in the page."""
-        try:
-            base = resolve(self.service.public_url)
-        except ExportPipelinesError:
-            return self.request
-        return dg.MetadataValue.url(f"{base.rstrip('/')}/requests/{self.request}")
+        return link_of(self.service, self.request)
 
     def _metadata(self, row: "RequestRow", file: "RequestFile") -> dict[str, Any]:
         store = getattr(self.context.resources, self.service.store).open()
-        return {
-            "dagster/row_count": row.rows,
-            "rows": row.rows,
-            "raw_bytes": file.proof.raw_size,
-            "stored_bytes": file.proof.size,
-            "request": self._link(),
-            "asked_by": row.created_by,
-            "query": row.summary,
-            "file": dg.MetadataValue.path(store.locate(file.proof.key)),
-            "sha256": file.proof.raw_sha256,
-            "dagster/column_schema": _schema(self.dataset, file.columns[:1000]),
-            "columns": len(file.columns),
-        }
+        return metadata_of(self.dataset, self.service, row, file, store.locate(file.proof.key))
+
+
+def link_of(service: ServiceSpec, request: str) -> Any:
+    """A request in the page, as metadata."""
+    try:
+        base = resolve(service.public_url)
+    except ExportPipelinesError:
+        return request
+    return dg.MetadataValue.url(f"{base.rstrip('/')}/requests/{request}")
+
+
+def metadata_of(
+    dataset: DataSetDefinition, service: ServiceSpec, row: "RequestRow", file: "RequestFile", place: str
+) -> dict[str, Any]:
+    """What the materialisation of a request that succeeded says; `place` is where its file is."""
+    return {
+        "dagster/row_count": row.rows,
+        "rows": row.rows,
+        "raw_bytes": file.proof.raw_size,
+        "stored_bytes": file.proof.size,
+        "request": link_of(service, row.id),
+        "asked_by": row.created_by,
+        "query": row.summary,
+        "file": dg.MetadataValue.path(place),
+        "sha256": file.proof.raw_sha256,
+        "dagster/column_schema": _schema(dataset, file.columns[:1000]),
+        "columns": len(file.columns),
+    }
 
 
 @lru_cache(maxsize=4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,6 +21,7 @@ from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.encryption import EncryptionSpec
 from export_pipelines.specs.model import SpecModel
+from export_pipelines.specs.variables import filled, names_in, unset_in
 from export_pipelines.stores import open_store
 from export_pipelines.stores.base import Store
 from export_pipelines.stores.s3 import S3Store
@@ -46,7 +49,8 @@ _S3_OPTIONS = (
 
 
 def no_password(value: Value | None) -> Value | None:
-    if isinstance(value, str) and "://" in value and urlsplit(value).password:
+    found = urlsplit(value).password if isinstance(value, str) and "://" in value else None
+    if found and not re.fullmatch(r"(\$\{\w+\})+", found):
         raise ValueError("a password stands in the file; put the URL into a variable: {env: NAME}")
     return value
 
@@ -346,11 +350,26 @@ def _aws_client(options: dict[str, Any]) -> Any:
 def resolved(value: Value) -> str:
     """What a ConfigurableResource takes: the text, or a reference to the variable, which is read when it is used."""
     if isinstance(value, str):
-        return value
+        return _with_variables(value) if names_in(value) else value
     if value.default is not None and value.env not in os.environ:
         return value.default
     # EnvVar is a str whose value Dagster replaces when the resource is made; the UI shows the variable's name.
     return cast(str, dg.EnvVar(value.env))
+
+
+def _with_variables(text: str) -> str:
+    """A text with `${VAR}` as the reference to a variable of its own, so that no password is in any configuration that
+    Dagster keeps or shows; where a variable is not set, the reference to that one."""
+    if unset := unset_in(text):
+        return cast(str, dg.EnvVar(unset[0]))
+    name = f"EXPORT_PIPELINES_TEXT_{hashlib.sha256(text.encode()).hexdigest()[:12].upper()}"
+    os.environ[name] = filled(text)
+    return cast(str, dg.EnvVar(name))
+
+
+def value_fields(model: type[SpecModel]) -> set[str]:
+    """Names of the fields whose value may come from a variable, and is read when it is used."""
+    return {name for name, info in model.model_fields.items() if "FromEnvironment" in str(info.annotation)}
 
 
 def from_environment(value: Value) -> str:
@@ -360,7 +379,7 @@ def from_environment(value: Value) -> str:
         RequestError: the variable is not set.
     """
     if isinstance(value, str):
-        return value
+        return filled(value)
     found = os.environ.get(value.env, value.default)
     if found is None:
         raise RequestError(f"the variable {value.env} is not set", hint="set it in the environment or in .env")

@@ -25,9 +25,11 @@ from export_pipelines.components.automation import (
     ExportScheduleSpec,
     FailureNoticeSpec,
     LoadSensorSpec,
+    TidyScheduleSpec,
     UpstreamSensorSpec,
     VerifyScheduleSpec,
 )
+from export_pipelines.components.load_assets import LoadAssets
 from export_pipelines.components.loading_automations import automation
 from export_pipelines.components.opensearch import OpenSearchSpec
 from export_pipelines.components.project import Project, load_project
@@ -42,12 +44,14 @@ from export_pipelines.components.resources import (
     SigningKeySpec,
     StoreSpec,
 )
+from export_pipelines.components.transforms import TransformAssets
 from export_pipelines.errors import RequestError, SpecErrors
 from export_pipelines.specs.dataset import DataSetSpec
 from export_pipelines.specs.load import LoadSpec
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.service import ServiceSpec
 from export_pipelines.specs.table import TableSpec
+from export_pipelines.specs.transform import TransformSpec
 
 __all__ = [
     "AgeIdentity",
@@ -70,12 +74,14 @@ __all__ = [
     "Service",
     "SigningKey",
     "Store",
+    "TidySchedule",
+    "Transform",
     "UpstreamSensor",
     "VerifySchedule",
 ]
 
 
-_SQL = {"ExportTable": ("select.sql", "delete.sql"), "DataSet": ("select.sql",)}
+_SQL = {"ExportTable": ("select.sql", "delete.sql"), "DataSet": ("select.sql",), "Transform": ("transform.sql",)}
 """Files beside the defs.yaml of a type."""
 
 
@@ -97,7 +103,7 @@ def name_of(file: str, kind: str) -> str:
 
 
 def template(name: str) -> str:
-    """Text of a template: `<type>.yaml`, `select.sql`, `delete.sql` or `DataSet.sql`."""
+    """Text of a template: `<type>.yaml`, `select.sql`, `delete.sql`, `transform.sql` or `DataSet.sql`."""
     return (files("export_pipelines.components") / "templates" / name).read_text(encoding="utf-8")
 
 
@@ -179,6 +185,17 @@ class LoadTable(FolderShell):
     def found(self, project: Project) -> Iterator[tuple[Path, dg.Definitions]]:
         for each in project.loads.values():
             yield each.load.folder, dg.Definitions(assets=each.assets, jobs=[each.job])
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class Transform(FolderShell):
+    """SQL whose result is an asset."""
+
+    model = TransformSpec
+
+    def found(self, project: Project) -> Iterator[tuple[Path, dg.Definitions]]:
+        for each in project.transforms.values():
+            yield each.transform.folder, dg.Definitions(assets=[each.steps], jobs=[each.job])
 
 
 @dg.scaffold_with(TemplateScaffolder)
@@ -270,8 +287,10 @@ class AutomationShell(Shell):
         if not isinstance(self.spec, AutomationSpec):
             raise TypeError(type(self.spec).__name__)
         project = _project()
-        tables, loads = project.tables_named(self.spec.tables), project.loads_named(self.spec.tables)
-        return automation(self.spec, list(tables), project.resources, list(loads))
+        patterns = self.spec.tables
+        loads: list[LoadAssets | TransformAssets] = [*project.loads_named(patterns)]
+        loads += project.transforms_named(patterns)
+        return automation(self.spec, list(project.tables_named(patterns)), project.resources, loads)
 
 
 @dg.scaffold_with(TemplateScaffolder)
@@ -293,6 +312,13 @@ class ExpireSchedule(AutomationShell):
     """Gives up what retention does not want, by the clock."""
 
     model = ExpireScheduleSpec
+
+
+@dg.scaffold_with(TemplateScaffolder)
+class TidySchedule(AutomationShell):
+    """Old logs and runs of Dagster go by the clock; nothing that was made last is forgotten."""
+
+    model = TidyScheduleSpec
 
 
 @dg.scaffold_with(TemplateScaffolder)

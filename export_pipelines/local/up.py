@@ -74,6 +74,7 @@ def up(
             if served and api_port is not None:
                 _refuse_taken(api_port, "--api-port")
             settings = stack.enter_context(running(settings))
+            stack.enter_context(_told_where(port, api_port if served else None))
             stack.enter_context(_only_daemon(settings))
             parts = [stack.enter_context(_dagster(settings, port))]
             _note(lock, parts)
@@ -105,6 +106,19 @@ def can_serve(root: Path) -> bool:
                 catalog = document.type == "export_pipelines.CatalogDatabase"
                 keys.add(document.attributes.get("resource_key", "catalog" if catalog else ""))
     return {store, "catalog"} <= keys
+
+
+@contextmanager
+def _told_where(port: int, api_port: int | None) -> Iterator[None]:
+    """Let our programs know where people reach them, unless the environment or `.env` says it: links begin with it."""
+    where = {"DAGSTER_URL": port, "PUBLIC_URL": api_port}
+    told = {name: at for name, at in where.items() if at is not None and not os.environ.get(name)}
+    os.environ.update({name: f"http://127.0.0.1:{at}" for name, at in told.items()})
+    try:
+        yield
+    finally:
+        for name in told:
+            os.environ.pop(name, None)
 
 
 def _refuse_taken(port: int, option: str) -> None:

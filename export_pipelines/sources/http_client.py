@@ -55,6 +55,8 @@ class Client:
     url: str
     """Of the source: its host is the one that calls stay on."""
     sleep: Callable[[float], None] = time.sleep
+    sign: Callable[[str, str], Mapping[str, str]] | None = field(default=None, kw_only=True)
+    """Gives the headers that sign one attempt of a call to the source's own host, by its method and URL."""
 
     @contextmanager
     def stream(self, call: Call) -> Iterator[httpx.Response]:
@@ -137,7 +139,7 @@ class Client:
             request = client.build_request(
                 method,
                 url,
-                headers={**self._headers(url), **call.headers},
+                headers={**self._headers(url), **call.headers, **self._signature(method, url)},
                 json=call.json if method == "POST" else None,
                 content=call.content if method == "POST" else None,
             )
@@ -156,6 +158,10 @@ class Client:
         if urlsplit(url).netloc != urlsplit(self.url).netloc:
             return plain
         return {**plain, **{name: resolve(text) for name, text in self.options.headers.items()}, **self._auth()}
+
+    def _signature(self, method: str, url: str) -> Mapping[str, str]:
+        own = urlsplit(url).netloc == urlsplit(self.url).netloc
+        return self.sign(method, url) if self.sign is not None and own else {}
 
     def _auth(self) -> dict[str, str]:
         import base64

@@ -190,7 +190,10 @@ class DataSetOptions(SpecModel):
     @field_validator("filters")
     @classmethod
     def _plain_names(cls, value: dict[str, FilterSpec]) -> dict[str, FilterSpec]:
-        reserved = {"fileType", "format", "compression", "columns", "limit", "environment", "email"}
+        reserved = {
+            *("fileType", "format", "compression", "columns", "limit", "environment", "email", "webhook"),
+            *("delimiter", "bom", "neutralise_formulas"),
+        }
         for name in value:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name or name in reserved:
                 raise ValueError(f"a filter cannot be named {name!r}: it stands in URLs; letters, digits and single _")

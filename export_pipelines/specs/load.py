@@ -16,7 +16,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from export_pipelines.specs.load_sources import DatabaseSource, RestSource, Source, TableSource, WfsSource
+from export_pipelines.specs.load_sources import (
+    DatabaseSource,
+    RestSource,
+    Source,
+    TableApiSource,
+    TableSource,
+    UploadSource,
+    WfsSource,
+)
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.retries import RetrySpec
 from export_pipelines.specs.table import PartitionsSpec
@@ -214,6 +222,14 @@ class DaySpec(SpecModel):
         )
 
 
+def pause_length(text: str) -> timedelta:
+    """A pause such as `23 hours` as a length. Raises ValueError."""
+    if not re.fullmatch(r"\d{1,5} (minute|hour|day)s?", text):
+        raise ValueError(f"{text!r} is no pause; write `30 minutes`, `23 hours` or `7 days`")
+    number, unit = text.split()
+    return timedelta(seconds=int(number) * _UNITS[unit.removesuffix("s")])
+
+
 class LoadSpec(SpecModel):
     """A table to load."""
 
@@ -274,20 +290,18 @@ class LoadSpec(SpecModel):
     @field_validator("keep_pause")
     @classmethod
     def _readable(cls, value: str) -> str:
-        if not re.fullmatch(r"\d{1,5} (minute|hour|day)s?", value):
-            raise ValueError(f"{value!r} is no pause; write `30 minutes`, `23 hours` or `7 days`")
+        pause_length(value)
         return value
 
     @property
     def by_file(self) -> bool:
-        """Whether each file is a partition."""
-        return self.source.type in ("folder", "s3", "http")
+        """Whether each file is a partition; of uploads each data set."""
+        return self.source.type in ("folder", "s3", "http", "upload")
 
     @property
     def pause(self) -> timedelta:
         """`keep_pause` as a length."""
-        number, unit = self.keep_pause.split()
-        return timedelta(seconds=int(number) * _UNITS[unit.removesuffix("s")])
+        return pause_length(self.keep_pause)
 
     @property
     def upstream(self) -> tuple[str, ...]:
@@ -305,7 +319,7 @@ class LoadSpec(SpecModel):
             raise ValueError("`partition_by` and `style: partition` go together")
         if self.partition_by and not re.fullmatch(r"all|(year|month|day)\([a-z_][a-z0-9_]*\)", self.partition_by):
             raise ValueError(f"partition_by {self.partition_by!r}; write `all` or `month(column)`")
-        if isinstance(self.source, DatabaseSource | TableSource):
+        if isinstance(self.source, DatabaseSource | TableSource | TableApiSource):
             said = self.file.model_dump(
                 exclude={"null_words", "trim", "max_columns", "max_line_bytes", "max_expansion"}
             )
@@ -316,6 +330,8 @@ class LoadSpec(SpecModel):
                 f"style {self.style.value} takes one file for the whole table, and an API gives a file a page: "
                 "use append, upsert, history or partition"
             )
+        if isinstance(self.source, UploadSource) and (self.style is not Style.REPLACE or self.raw or self.key):
+            raise ValueError("uploads have `style: replace`, without `key` and `raw`")
         if unknown := [name for name in self.key if self.columns and name not in self.columns]:
             raise ValueError(f"key columns {unknown} are not among the columns")
         return self

@@ -186,14 +186,56 @@ class DatabaseSource(SpecModel):
 
 
 class TableSource(SpecModel):
-    """Another loaded table, whose rows are copied on, into another database as a rule. A load of it starts this one."""
+    """Another loaded table, or that of a transform, whose rows are copied on, into another database as a rule. A load
+    of it starts this one."""
 
     type: Literal["table"]
     table: str
-    """Id (`group/name`) of the loaded table."""
+    """Id (`group/name`) of the loaded table, or of the transform."""
+
+
+class TableApiSource(HttpOptions):
+    """A table that a service like ours serves (`published: true`), whose rows are copied page by page."""
+
+    type: Literal["table_api"]
+    url: Text
+    """Address of the service, without `/api`."""
+    table: str = Field(pattern=r"^[^.\s]+\.[^.\s]+$")
+    """`schema.name` there."""
+    client: Text
+    """Id of the client there: `export-pipelines client create`."""
+    key: FromVariable
+    """Its key."""
+
+    @model_validator(mode="after")
+    def _signed(self) -> TableApiSource:
+        if self.auth.type != "none":
+            raise ValueError("calls are signed by `client` and `key`: leave out `auth`")
+        return self
+
+
+class UploadSource(SpecModel):
+    """CSV files that people upload on the page of the service. Each data set that they make has a table of its own,
+    `<table>_<organisation>_<data set>`, whose columns and types they choose."""
+
+    type: Literal["upload"]
+    organisations: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,14}$")], ...] = Field(min_length=1)
+    """Short names of the organisations that data sets are of."""
+    who: tuple[str, ...] = ()
+    """Users and `group:NAME` who may upload, load and restore; operators may anyway. `*` is everybody."""
+    max_bytes: int = Field(default=100 * 2**20, ge=1, le=10 * 2**30)
+    """A larger file is refused."""
 
 
 Source = Annotated[
-    FolderSource | S3Source | HttpSource | RestSource | WfsSource | DatabaseSource | TableSource,
+    FolderSource
+    | S3Source
+    | HttpSource
+    | RestSource
+    | WfsSource
+    | DatabaseSource
+    | TableSource
+    | TableApiSource
+    | UploadSource,
     Field(discriminator="type"),
 ]

@@ -11,6 +11,7 @@ from export_pipelines.errors import SpecError
 from export_pipelines.specs.dataset import DataSetDefinition
 from export_pipelines.specs.load import LoadDefinition
 from export_pipelines.specs.table import TableDefinition
+from export_pipelines.specs.transform import TransformDefinition
 
 FILES = ("defs.yaml", "select.sql", "delete.sql")
 """The files that define a table."""
@@ -40,6 +41,7 @@ class Loaded:
     """Those of folders of their own, and by their ids those tables that are data sets, too."""
     loads: dict[str, LoadDefinition] = field(default_factory=dict)
     """Tables to load."""
+    transforms: dict[str, TransformDefinition] = field(default_factory=dict)
     broken: list[BrokenFolder] = field(default_factory=list)
 
     @property
@@ -48,18 +50,22 @@ class Loaded:
         return [error for folder in self.broken for error in folder.errors]
 
 
+Definition = TableDefinition | DataSetDefinition | LoadDefinition | TransformDefinition
+
+
 @dataclass(frozen=True)
 class Found:
-    """What a folder defines: a table, a data set, both in one, or a table to load."""
+    """What a folder defines: a table, a data set, both in one, a table to load, or a transform."""
 
     table: TableDefinition | None
     dataset: DataSetDefinition | None
     load: LoadDefinition | None = None
+    transform: TransformDefinition | None = None
 
     @property
-    def either(self) -> TableDefinition | DataSetDefinition | LoadDefinition:
+    def either(self) -> Definition:
         """What has the folder's name, group and id."""
-        found = self.table or self.dataset or self.load
+        found = self.table or self.dataset or self.load or self.transform
         assert found is not None
         return found
 
@@ -71,7 +77,7 @@ def keep_apart(found: Iterable[Found], loaded: Loaded) -> None:
     for each in found:
         by_id.setdefault(naming.fold(each.either.id), []).append(each)
     names: dict[tuple[str, str], TableDefinition] = {}
-    targets: dict[tuple[str, str], LoadDefinition] = {}
+    targets: dict[tuple[str, str], LoadDefinition | TransformDefinition] = {}
     for same in by_id.values():
         if len(same) > 1:
             loaded.broken.extend(_twin(each, same) for each in same)
@@ -85,12 +91,20 @@ def keep_apart(found: Iterable[Found], loaded: Loaded) -> None:
             loaded.tables[table.id] = table
         if dataset is not None:
             loaded.datasets[dataset.id] = dataset
-        if load is not None:
-            other = targets.setdefault((load.spec.target.connection, load.spec.target.table), load)
-            if other is load:
-                loaded.loads[load.id] = load
+        made = load or same[0].transform
+        if made is not None:
+            other = targets.setdefault(_target_of(made), made)
+            if other is not made:
+                loaded.broken.append(_same_target(made, other))
+            elif isinstance(made, TransformDefinition):
+                loaded.transforms[made.id] = made
             else:
-                loaded.broken.append(_same_target(load, other))
+                loaded.loads[made.id] = made
+
+
+def _target_of(made: LoadDefinition | TransformDefinition) -> tuple[str, str]:
+    """What it makes; of statements, which have no name, something that no other has."""
+    return made.spec.target.connection, made.spec.target.table or str(made.folder)
 
 
 def _twin(each: Found, same: list[Found]) -> BrokenFolder:
@@ -107,14 +121,17 @@ def _same_files(table: TableDefinition, first: TableDefinition) -> BrokenFolder:
     return _broken(table, SpecError(message, file=_source(table), field="file_name", hint=hint))
 
 
-def _same_target(load: LoadDefinition, first: LoadDefinition) -> BrokenFolder:
-    message = f"loads into {load.spec.target.table}, as {first.id!r} in {first.folder} does"
-    return _broken(load, SpecError(message, file=_source(load), field="target.table", hint="load into another table"))
+def _same_target(
+    own: LoadDefinition | TransformDefinition, first: LoadDefinition | TransformDefinition
+) -> BrokenFolder:
+    doing = "loads into" if isinstance(own, LoadDefinition) else "makes"
+    message = f"{doing} {own.spec.target.table}, as {first.id!r} in {first.folder} does"
+    return _broken(own, SpecError(message, file=_source(own), field="target.table", hint="name another table"))
 
 
-def _broken(own: TableDefinition | DataSetDefinition | LoadDefinition, error: SpecError) -> BrokenFolder:
+def _broken(own: Definition, error: SpecError) -> BrokenFolder:
     return BrokenFolder(own.name, own.group, own.folder, [error])
 
 
-def _source(own: TableDefinition | DataSetDefinition | LoadDefinition) -> Path:
+def _source(own: Definition) -> Path:
     return next((own.folder / name for name in FILES if (own.folder / name).exists()), own.folder)

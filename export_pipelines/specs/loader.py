@@ -1,10 +1,11 @@
 """Finds the tables and data sets of a project: every folder below assets/ and in DSL_PATH that defines one.
 
 A folder with a defs.yaml of type `export_pipelines.ExportTable` is a table, with `export_pipelines.DataSet` a data set
-(dataset_loader.py). One without defs.yaml but with a select.sql
-is a *task*, the shape of older export services: daily, cumulative if its SQL says so, gzip-compressed CSV, cleaned up
-after the archive if there is a delete.sql. A broken folder is reported with all of its errors and takes none of the
-others down. Nothing is connected to, and SQL is not parsed here (sql.py does).
+(dataset_loader.py), with `export_pipelines.LoadTable` a table to load, with `export_pipelines.Transform` a transform.
+One without defs.yaml but with a select.sql is a *task*, the shape of older export services: daily, cumulative if its
+SQL says so, gzip-compressed CSV, cleaned up after the archive if there is a delete.sql. A broken folder is reported
+with all of its errors and takes none of the others down. Nothing is connected to, and SQL is not parsed here (sql.py
+does).
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from export_pipelines.specs.documents import Document, files_version, load_docum
 from export_pipelines.specs.load_loader import LOAD_TYPE, load_load
 from export_pipelines.specs.loaded import FILES, BrokenFolder, Found, Loaded, keep_apart
 from export_pipelines.specs.table import TableDefinition, TableSpec
+from export_pipelines.specs.transform_loader import TRANSFORM_TYPE, load_transform
 
 __all__ = ["BrokenFolder", "Document", "Loaded", "load_documents", "load_tables", "validate"]
 
 TABLE_TYPE = "export_pipelines.ExportTable"
+_OTHER_TYPES = (DATASET_TYPE, LOAD_TYPE, TRANSFORM_TYPE)
 TASK_GROUP = "exports"
 """Group of the tasks in DSL_PATH."""
 
@@ -138,7 +141,7 @@ def _is_ours(document: Document) -> bool:
 
 def suggest_type(kind: str) -> str:
     """A hint for a type that was meant to be ours."""
-    for known in (TABLE_TYPE, DATASET_TYPE, LOAD_TYPE):
+    for known in (TABLE_TYPE, *_OTHER_TYPES):
         if kind.rpartition(".")[2].lower() == known.rpartition(".")[2].lower() or suggest(kind, [known.lower()]):
             return f"did you mean {known!r}?"
     return ""
@@ -156,7 +159,7 @@ def _load_folder(folder: _Folder) -> Found:
     """What a folder defines. Raises SpecErrors with all errors."""
     errors = list(folder.errors)
     texts = {name: text for name in FILES[1:] if (text := _sql(folder.path / name, errors)) is not None}
-    if folder.documents and folder.documents[0].type in (DATASET_TYPE, LOAD_TYPE):
+    if folder.documents and folder.documents[0].type in _OTHER_TYPES:
         return _load_other(folder, texts, errors)
     spec: TableSpec | None = None
     if folder.documents:
@@ -181,12 +184,14 @@ def _load_folder(folder: _Folder) -> Found:
 
 
 def _load_other(folder: _Folder, texts: Mapping[str, str], errors: list[SpecError]) -> Found:
-    """The one document that is a data set or a table to load, validated."""
+    """The one document that is a data set, a table to load or a transform, validated."""
     first, *others = folder.documents
     for document in others:
         errors.append(SpecError("a folder holds one table or one data set", file=document.file, line=document.line))
     if errors:
         raise SpecErrors(errors)
+    if first.type == TRANSFORM_TYPE:
+        return Found(None, None, transform=load_transform(folder.path, folder.group, first))
     if first.type == LOAD_TYPE:
         return Found(None, None, load_load(folder.path, folder.group, first, texts))
     return Found(None, load_dataset(folder.path, folder.group, first, texts, _version(folder.path)))
@@ -197,7 +202,7 @@ def _table_spec(ours: Sequence[Document], errors: list[SpecError]) -> tuple[Docu
     first = ours[0]
     for document in ours:
         if document.type != TABLE_TYPE:
-            known = f"{TABLE_TYPE}, {DATASET_TYPE} or {LOAD_TYPE}"
+            known = f"{', '.join([TABLE_TYPE, *_OTHER_TYPES[:-1]])} or {_OTHER_TYPES[-1]}"
             hint = suggest_type(document.type) or f"below assets/ the type is {known}"
             message = f"unknown type {document.type!r}"
             errors.append(SpecError(message, file=document.file, line=document.line, field="type", hint=hint))

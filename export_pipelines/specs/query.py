@@ -355,4 +355,5 @@ def describe(query: Query) -> str:
         for each in query.filters
     ]
     what = f"{', '.join(query.columns)} of {query.dataset}" if query.columns else query.dataset
-    return what + (f" where {' and '.join(parts)}" if parts else "")
+    first = "" if query.limit is None else f", the first {query.limit:,} rows" if query.limit > 1 else ", the first row"
+    return what + (f" where {' and '.join(parts)}" if parts else "") + first

@@ -113,10 +113,10 @@ class ServiceSpec(SpecModel):
     """Always `service`."""
     store: str = "exports"
     """Name of the store in resources/ which files of requests go to, below `requests/`."""
-    public_url: Text = "http://127.0.0.1:8080"
-    """Address under which people reach it: links in mails begin with it."""
-    dagster_url: Text = "http://127.0.0.1:3000"
-    """Address of Dagster's UI: links to runs begin with it."""
+    public_url: Text = FromVariable(env="PUBLIC_URL", default="http://127.0.0.1:8080")
+    """Address under which people reach it: links in mails begin with it. `up` sets the variable to where it serves."""
+    dagster_url: Text = FromVariable(env="DAGSTER_URL", default="http://127.0.0.1:3000")
+    """Address of Dagster's UI: links to runs begin with it. `up` sets the variable to where it serves."""
     encryption: Literal["service", "off"] = "service"
     """`service`: files are encrypted before they are stored, to the service's own key (made at its first start) and to
     `recipients`; downloads decrypt. `off`: as they are; then S3 hands them out itself, by presigned links."""

@@ -14,6 +14,8 @@ from export_pipelines.formats.parsing import BadRecord, Parsed
 SAMPLE = 20_000
 """Records that are looked at."""
 
+_KEPT = 200
+
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
 _BOOLEAN = ("true", "false", "t", "f", "yes", "no")
@@ -33,6 +35,9 @@ class Inferred:
         default_factory=lambda: ["boolean", "bigint", "numeric", "date", "timestamp", "timestamptz"]
     )
 
+    misfits: dict[str, str] = field(default_factory=dict)
+    """Of each type that is none, the first value that did not fit."""
+
     @property
     def type(self) -> str:
         """PostgreSQL's type; text where nothing was seen, or where values fit no other."""
@@ -45,16 +50,22 @@ class Inferred:
             return
         self.values += 1
         self.example = self.example or value[:60]
-        if self.types:
-            self.types = [each for each in self.types if _fits(each, value)]
+        for each in [each for each in self.types if not _fits(each, value)]:
+            self.types.remove(each)
+            self.misfits[each] = value[:60]
 
 
-def infer(parsed: Parsed, sample: int = SAMPLE) -> list[Inferred]:
-    """The columns of a file that is being read. Records that cannot be taken apart are passed over."""
+def infer(
+    parsed: Parsed, sample: int = SAMPLE, kept: list[tuple[str | None, ...]] | None = None, keep: int = 10
+) -> list[Inferred]:
+    """The columns of a file that is being read. Records that cannot be taken apart are passed over. The first `keep`
+    records are put into `kept`, long values cut."""
     found = [Inferred(name) for name in parsed.columns]
     for number, record in enumerate(_records(parsed)):
         if number >= sample:
             break
+        if kept is not None and number < keep:
+            kept.append(tuple(value and value[:_KEPT] for value in record))
         for column, value in zip(found, record, strict=False):
             column.see(value)
     return found

@@ -9,25 +9,33 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from export_pipelines.errors import IntegrityError, ObjectMissing, RequestError, SourceError
 from export_pipelines.manifest import FileProof, LandedManifest
-from export_pipelines.sources.database import postgres_reader
 from export_pipelines.sources.files import Download, FileSource, Found
 from export_pipelines.sources.files_folder import FolderFiles
 from export_pipelines.sources.http_client import Gone
 from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
-from export_pipelines.specs.load import RESERVED, LoadDefinition
-from export_pipelines.specs.load_sources import DatabaseSource, FolderSource, HttpSource, S3Source, TableSource
+from export_pipelines.sources.table_api import TableApi
+from export_pipelines.specs.load import LoadDefinition
+from export_pipelines.specs.load_sources import (
+    DatabaseSource,
+    FolderSource,
+    HttpSource,
+    S3Source,
+    TableApiSource,
+    TableSource,
+)
 from export_pipelines.specs.table import Compression
-from export_pipelines.sql import quote_identifier
 from export_pipelines.steps.context import Progress, silent
 from export_pipelines.steps.land_rows import Before, Pull, Pulled
 from export_pipelines.steps.land_sources import file_source
 from export_pipelines.steps.land_storing import Chain, Spool, landed_folder, now, read_proof, spool, store_content
+from export_pipelines.steps.land_table import pull_pages, pull_table
 from export_pipelines.stores.base import Store
 from export_pipelines.windows import Window
 
@@ -87,7 +95,10 @@ def land(ctx: LandContext, *, force: bool = False) -> LandResult:
         RequestError: what the definition asks for cannot be done.
     """
     chain = Chain.read(ctx.store, ctx.load.id)
-    if isinstance(ctx.load.spec.source, DatabaseSource | TableSource):
+    source = ctx.load.spec.source
+    if isinstance(source, TableApiSource):
+        return _land_pages(ctx, chain, TableApi(source), force=force)
+    if isinstance(source, DatabaseSource | TableSource):
         return _land_rows(ctx, chain)
     return _Landing(ctx, chain, force).run()
 
@@ -240,18 +251,21 @@ def _commit(
 
 
 def _land_rows(ctx: LandContext, chain: Chain) -> LandResult:
-    spec, select = _pull_spec(ctx)
+    source = ctx.load.spec.source
     name = f"{ctx.partition}/{_rows_name(ctx)}" if ctx.partition else _rows_name(ctx)
     mine = [entry for entry in chain.entries if entry.partition == ctx.partition and entry.name == name]
-    pull = Pull(spec, ctx.database, select, ctx.window, _before(ctx, spec, mine))
+    spec = source if isinstance(source, DatabaseSource) else None
     with spool(Compression.ZSTD) as content, spool() as digests:
         written = _Batched(content, lambda size: _report(ctx, 0, size))
-        pulled = pull.run(written.write, digests.write)
-        written.flush()
-        content.finish()
+        if spec is not None:
+            pull = Pull(_checked(ctx, spec), ctx.database, ctx.load.select_sql, ctx.window, _before(ctx, spec, mine))
+            pulled = pull.run(written.write, digests.write)
+        else:
+            pulled = pull_table(*_table(ctx), written.write)
+        written.finished()
         digests.finish()
         last = mine[-1] if mine else None
-        if not pulled.changed or (spec.mode == "full" and last and last.file.raw_sha256 == content.raw_sha256):
+        if not pulled.changed or (_is_full(pulled) and last and last.file.raw_sha256 == content.raw_sha256):
             return LandResult((), 1)
         state_file = None
         if digests.raw_size:
@@ -276,6 +290,12 @@ class _Batched:
         if self._size >= 1 << 18:
             self.flush()
 
+    def finished(self) -> Spool:
+        """Where they are, all of them."""
+        self.flush()
+        self._content.finish()
+        return self._content
+
     def flush(self) -> None:
         self._content.write(b"".join(self._records))
         self._records, self._size = [], 0
@@ -284,24 +304,46 @@ class _Batched:
 
 def _rows_name(ctx: LandContext) -> str:
     source = ctx.load.spec.source
-    table = source.table if isinstance(source, DatabaseSource) else ctx.relation
+    table = source.table if isinstance(source, DatabaseSource | TableApiSource) else ctx.relation
     return f"{table or ctx.load.name}.csv"
 
 
-def _pull_spec(ctx: LandContext) -> tuple[DatabaseSource, str | None]:
-    """What to pull, and its SELECT if it is no plain table."""
-    source = ctx.load.spec.source
-    if isinstance(source, DatabaseSource):
-        if source.connection and ctx.database is None:
-            raise RequestError(f"the connection {source.connection!r} is not there", hint="look into resources/")
-        return source, ctx.load.select_sql
+def _checked(ctx: LandContext, source: DatabaseSource) -> DatabaseSource:
+    if source.connection and ctx.database is None:
+        raise RequestError(f"the connection {source.connection!r} is not there", hint="look into resources/")
+    return source
+
+
+def _table(ctx: LandContext) -> tuple[PostgresSource, str]:
     if not isinstance(ctx.database, PostgresSource) or not ctx.relation:
         raise RequestError("the table of a `table` source is not known", hint="its id must be one of a loaded table")
-    relation = ".".join(quote_identifier(part) for part in ctx.relation.split("."))
-    with postgres_reader(ctx.database) as reader:
-        names = [name for name in reader.columns(f"SELECT * FROM {relation}", {}) if name not in RESERVED]
-    select = f"SELECT {', '.join(map(quote_identifier, names))} FROM {relation}"
-    return DatabaseSource(type="database", connection="table"), select
+    return ctx.database, ctx.relation
+
+
+def _is_full(pulled: Pulled) -> bool:
+    """Whether it gave all that there is, so that the same again is nothing new."""
+    return pulled.state.get("mode") == "full"
+
+
+def _land_pages(ctx: LandContext, chain: Chain, api: TableApi, *, force: bool) -> LandResult:
+    """The rows of a table of a service: one file, of one version."""
+    name = _rows_name(ctx)
+    last = chain.latest.get(name)
+    before = last.state.get("digest", "") if last is not None and not force else ""
+    with ExitStack() as stack:
+        written: list[_Batched] = []
+
+        def begin() -> Callable[[bytes], object]:
+            content = stack.enter_context(spool(Compression.ZSTD))
+            written.append(_Batched(content, lambda size: _report(ctx, 0, size)))
+            return written[-1].write
+
+        pulled = pull_pages(api, before, begin)
+        if not pulled.changed:
+            return LandResult((), 1)
+        content = written[-1].finished()
+        entry, new = _commit(ctx, chain, Found(name, api.url), "", content, pulled)
+    return LandResult((entry,), 0) if new else LandResult((), 1)
 
 
 def _before(ctx: LandContext, spec: DatabaseSource, mine: list[LandedManifest]) -> Before:

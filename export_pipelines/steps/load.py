@@ -14,13 +14,17 @@ from export_pipelines.sources.postgres import Session
 from export_pipelines.steps import land
 from export_pipelines.steps.load_context import LoadContext as LoadContext  # noqa: PLC0414  # part of what this offers
 from export_pipelines.steps.load_context import LoadResult, RowDiff, TableVersion
+from export_pipelines.steps.load_copy import as_copy
 from export_pipelines.steps.load_diff import difference
 from export_pipelines.steps.load_run import LoadRun, already, note_failure
+from export_pipelines.steps.transform import TransformContext
 from export_pipelines.targets import registry, schema, versions, views
 from export_pipelines.targets.names import TableNames
 
 if TYPE_CHECKING:
     from export_pipelines.manifest import LandedManifest
+    from export_pipelines.specs.load import LoadSpec
+    from export_pipelines.specs.transform import TransformSpec
 
 _VERSIONS = """
 SELECT v.version, v.rows, v.digest, v.created, v.registry_id, coalesce(r.file_name, ''), v.version = t.current_version
@@ -28,6 +32,10 @@ FROM operations.table_version v JOIN operations.loaded_table t USING (target_tab
 LEFT JOIN operations.datafile_registry r ON r.id = v.registry_id
 WHERE v.target_table = %s ORDER BY v.version
 """
+
+
+Versioned = LoadContext | TransformContext
+"""A table whose versions are kept."""
 
 
 def load_file(ctx: LoadContext, landed: LandedManifest, *, force: bool = False) -> LoadResult:
@@ -49,6 +57,7 @@ def load_file(ctx: LoadContext, landed: LandedManifest, *, force: bool = False) 
         SourceError, StoreError: as they say.
     """
     names = TableNames.of(ctx.load.spec.target)
+    ctx = as_copy(ctx, landed)
     with _session(ctx) as session:
         entry, state = registry.begin_entry(session, names.table, landed, ctx.load.version, ctx.run_id)
         if state == "processed" and not force:
@@ -101,16 +110,16 @@ def ignore(ctx: LoadContext, landed: LandedManifest, reason: str = "ignored by h
             session.commit()
 
 
-def table_versions(ctx: LoadContext) -> list[TableVersion]:
+def table_versions(ctx: Versioned) -> list[TableVersion]:
     """The versions that are kept, oldest first. Styles that change a table in place have but one."""
-    names = TableNames.of(ctx.load.spec.target)
+    names = TableNames.of(_spec(ctx).target)
     with _session(ctx) as session:
         session.begin()
         found = session.execute(_VERSIONS, (names.table,))
     return [TableVersion(row[0], names.version(row[0]), *row[1:]) for row in found]
 
 
-def rollback(ctx: LoadContext, version: int) -> TableVersion:
+def rollback(ctx: Versioned, version: int) -> TableVersion:
     """Make a kept version the one that readers see. Files that were loaded since then stay loaded, and are not pending.
 
     Crash: done, or not at all.
@@ -118,7 +127,7 @@ def rollback(ctx: LoadContext, version: int) -> TableVersion:
     Raises:
         TargetError: there is no such version.
     """
-    names = TableNames.of(ctx.load.spec.target)
+    names = TableNames.of(_spec(ctx).target)
     with _session(ctx) as session:
         versions.lock(session, names)
         state = versions.state(session, names)
@@ -131,22 +140,26 @@ def rollback(ctx: LoadContext, version: int) -> TableVersion:
     return next(each for each in table_versions(ctx) if each.number == version)
 
 
-def diff(ctx: LoadContext, old: int, new: int, *, sample: int = 20) -> RowDiff:
+def diff(ctx: Versioned, old: int, new: int, *, sample: int = 20) -> RowDiff:
     """How two kept versions differ, in one snapshot.
 
     Raises:
         TargetError: there is no such version.
     """
-    names = TableNames.of(ctx.load.spec.target)
+    names = TableNames.of(_spec(ctx).target)
     with _session(ctx) as session:
         session.begin()
         for number in (old, new):
             versions.require(session, names, number)
-        return difference(session, names.version(old), names.version(new), ctx.load.spec.key, sample)
+        return difference(session, names.version(old), names.version(new), _spec(ctx).key, sample)
 
 
 @contextmanager
-def _session(ctx: LoadContext) -> Iterator[Session]:
+def _session(ctx: Versioned) -> Iterator[Session]:
     with ctx.target.session(read_only=False) as session:
         schema.ensure(session)
         yield session
+
+
+def _spec(ctx: Versioned) -> LoadSpec | TransformSpec:
+    return ctx.load.spec if isinstance(ctx, LoadContext) else ctx.transform.spec

@@ -34,6 +34,8 @@ class LoadContext:
     current_version: Callable[[], str] | None = None
     """Gives the version of the definition as it is on disk now. Asked just before the commit: a load whose definition
     was changed meanwhile is given up."""
+    expected: str = ""
+    """Of a copy of a table as it is: rows and digest that the table must have at the end."""
 
 
 @dataclass(frozen=True)

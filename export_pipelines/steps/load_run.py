@@ -13,6 +13,7 @@ from export_pipelines.sql import quote_identifier
 from export_pipelines.steps.context import Progress
 from export_pipelines.steps.load_columns import Plan, file_columns, make_plan, wanted_columns
 from export_pipelines.steps.load_context import Action, LoadContext, LoadResult
+from export_pipelines.steps.load_copy import compare_copy
 from export_pipelines.steps.load_fill import Destination, Filler
 from export_pipelines.steps.load_merge import TYPED, Merge, repeated_keys
 from export_pipelines.steps.load_migrations import migrate, migrate_new, pending_migrations
@@ -336,6 +337,7 @@ class LoadRun:
         if state is None:
             views.grant(self._session, self._names, self._spec.target.grants)
         self._file.verify()
+        compare_copy(self._ctx, self._session, table.relation)
         self._refuse_changed()
         columns = tuple((c.name, c.type) for c in columns_of(self._session, table.relation) if c.name not in OWN)
         return _result(action, self._entry, counts, digest, columns)

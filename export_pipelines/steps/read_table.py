@@ -79,8 +79,8 @@ def structure(source: PostgresSource, target: TargetSpec) -> Structure:
     names = TableNames.of(target)
     with source.session(statement_timeout=PAGE_TIMEOUT) as session:
         session.begin()
-        number = _current(session, names)
-        columns = _columns(session, names, number)
+        number = current_version(session, names)
+        columns = columns_read(session, names, number)
         rows = session.execute(
             "SELECT rows FROM operations.table_version WHERE target_table = %s AND version = %s", (names.table, number)
         )
@@ -99,10 +99,10 @@ def page(
     names = TableNames.of(target)
     with source.session(statement_timeout=PAGE_TIMEOUT) as session:
         session.begin()
-        number = version or _current(session, names)
-        columns = _columns(session, names, number)
+        number = version or current_version(session, names)
+        columns = columns_read(session, names, number)
         listed = tuple(column.name for column in columns)
-        with _kept(names, number):
+        with kept_version(names, number):
             text, following = session.one(_page_sql(names, number, columns, orientation), (first, rows))
         session.rollback()
     return Page(number, listed, text or "", following)
@@ -144,8 +144,8 @@ def json_lines(source: PostgresSource, target: TargetSpec, rows: int) -> Iterato
     names = TableNames.of(target)
     with source.session() as session:
         session.begin()
-        number = _current(session, names)
-        columns = _columns(session, names, number)
+        number = current_version(session, names)
+        columns = columns_read(session, names, number)
         # A line break in a value of type json is white space: in its texts it is escaped.
         line = _json(columns, "records")
         if any(column.type == "json" for column in columns):
@@ -157,7 +157,7 @@ def json_lines(source: PostgresSource, target: TargetSpec, rows: int) -> Iterato
         )
         last: int | None = _BEFORE_ALL
         while True:
-            with _kept(names, number):
+            with kept_version(names, number):
                 text, last = session.one(statement, (last, rows))
             yield (text or "").encode()
             if last is None:
@@ -173,8 +173,8 @@ def arrow_stream(source: PostgresSource, target: TargetSpec, rows: int) -> Itera
     names = TableNames.of(target)
     with source.session() as session:
         session.begin()
-        number = _current(session, names)
-        columns = _columns(session, names, number)
+        number = current_version(session, names)
+        columns = columns_read(session, names, number)
         writer = _ArrowWriter(columns)
         arrays = ", ".join(f"array_agg({_quoted(column.name)}::text ORDER BY row_id)" for column in columns)
         chosen = ", ".join(_quoted(column.name) for column in columns)
@@ -184,7 +184,7 @@ def arrow_stream(source: PostgresSource, target: TargetSpec, rows: int) -> Itera
         )
         last: int | None = _BEFORE_ALL
         while True:
-            with _kept(names, number):
+            with kept_version(names, number):
                 last, *values = session.one(statement, (last, rows))
             if last is None:
                 break
@@ -232,7 +232,7 @@ class _ArrowWriter:
         return self._sink.taken()
 
 
-def _current(session: Session, names: TableNames) -> int:
+def current_version(session: Session, names: TableNames) -> int:
     """The version that is shown now."""
     try:
         found = session.execute(
@@ -248,7 +248,7 @@ def _current(session: Session, names: TableNames) -> int:
 
 
 @contextmanager
-def _kept(names: TableNames, number: int) -> Iterator[None]:
+def kept_version(names: TableNames, number: int) -> Iterator[None]:
     """Raises VersionGone where the table of a version is not there."""
     try:
         yield
@@ -258,9 +258,9 @@ def _kept(names: TableNames, number: int) -> Iterator[None]:
         raise
 
 
-def _columns(session: Session, names: TableNames, number: int) -> tuple[TableColumn, ...]:
+def columns_read(session: Session, names: TableNames, number: int) -> tuple[TableColumn, ...]:
     """Raises VersionGone."""
-    with _kept(names, number):
+    with kept_version(names, number):
         found = session.execute(_COLUMNS, (names.view, names.view, names.version(number)))
     return tuple(TableColumn(*row) for row in found if row[0] not in OWN_COLUMNS)
 

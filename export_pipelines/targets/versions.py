@@ -60,7 +60,7 @@ def point(session: Session, names: TableNames, current: int, last: int, definiti
     )
 
 
-def record(session: Session, names: TableNames, number: int, rows: int, digest: str, entry: int) -> None:
+def record(session: Session, names: TableNames, number: int, rows: int, digest: str, entry: int | None) -> None:
     """Note what a version holds."""
     session.execute(
         "INSERT INTO operations.table_version (target_table, version, rows, digest, registry_id) "
@@ -84,6 +84,12 @@ def kept(session: Session, names: TableNames) -> list[int]:
         "SELECT version FROM operations.table_version WHERE target_table = %s ORDER BY version", (names.table,)
     )
     return [int(row[0]) for row in found]
+
+
+def forget_all(session: Session, names: TableNames) -> None:
+    """Take all versions out of the list: nothing is built any more. `sweep` drops them."""
+    for table in ("table_version", "table_block"):
+        session.execute(f"DELETE FROM operations.{table} WHERE target_table = %s", (names.table,))
 
 
 def forget_old(session: Session, names: TableNames, current: int, keep: int) -> None:

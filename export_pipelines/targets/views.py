@@ -44,6 +44,19 @@ def show(
     _comment(session, names, comments, {column.name for column in wanted})
 
 
+def show_query(session: Session, names: TableNames, query: str, comments: Mapping[str, str]) -> None:
+    """Make the view a query of its own, or make it anew if that has changed. Rights are kept.
+
+    Raises:
+        TargetError: the columns changed so that it must be dropped, and other views depend on it.
+    """
+    if not exists(session, names.view):
+        session.execute(f"CREATE VIEW {names.view} AS {query}")
+    elif _definition(session, names) != _canonical(session, query):
+        patiently(session, lambda: _replace(session, names, query))
+    _comment(session, names, comments, {column.name for column in columns_of(session, names.view)})
+
+
 def _ordered(shown: Sequence[TableColumn], kept: Sequence[TableColumn]) -> list[TableColumn]:
     """Columns in the order of the view that is there, new ones behind: then it need not be dropped."""
     by_name = {column.name: column for column in kept}

@@ -71,7 +71,7 @@ class Chores:
         """A child was killed or has broken off: its run is ended, and its request put back."""
 
         def settle() -> None:
-            self._sweeper.report_failed(run_id, f"The process that executed this run has ended by {how}.")
+            self._sweeper.report_ended(run_id, request, f"The process that executed this run has ended by {how}.")
             self._sweeper.settle(request)
 
         self._inbox.put(settle)

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 from dagster import DagsterRun, DagsterRunStatus
 
-from export_pipelines.catalog.requests import RequestRow
+from export_pipelines.catalog.requests import Fault, RequestRow
 from export_pipelines.components.request_job import REQUEST_TAG, Retries
 from export_pipelines.worker.context import AT_WORK, LOST_SECONDS, OPEN, Context, age
+from export_pipelines.worker.succeeding import report_succeeded
 
 _GRACE_SECONDS = 8.0
 """After our start: what an earlier worker of this machine left puts its requests back by itself."""
@@ -87,7 +88,8 @@ class Sweeper:
     def _too_long(self, row: RequestRow, run: DagsterRun) -> None:
         most = self._context.service.max_runtime_minutes
         message = f"it took longer than the {most:g} minutes that a request may take"
-        if self._context.requests.fail(row.id, message, "ask for less, or raise max_runtime_minutes of the service"):
+        hint = "ask for less, or raise max_runtime_minutes of the service"
+        if self._context.requests.fail(row.id, message, hint, Fault.QUESTION):
             self._context.say(f"request {row.id}: {message}")
         self._stop(run, message, at_once=False)
 
@@ -100,6 +102,13 @@ class Sweeper:
         self._kill(run.run_id, at_once)
         if at_once or not self._has_child(run.run_id):
             self.report_failed(run.run_id, message)
+
+    def report_ended(self, run_id: str, request: str, message: str) -> None:
+        """End a run in Dagster whose process is gone: as a success, if it had answered its request before."""
+        row = self._context.requests.get(request)
+        answered = row is not None and row.state == "succeeded" and row.run_id == run_id
+        if row is None or not answered or not report_succeeded(self._context, row, message):
+            self.report_failed(run_id, message)
 
     def report_failed(self, run_id: str, message: str) -> None:
         """End a run in Dagster that nobody executes any more."""
@@ -155,4 +164,4 @@ class Sweeper:
             if run.status in (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED):
                 self._context.instance.report_run_canceled(run, "Its request is not wanted any more.")
             elif self._context.executes_here(run) and time.monotonic() - self._started > _GRACE_SECONDS:
-                self.report_failed(run.run_id, "Its process has ended, and its request before it.")
+                self.report_ended(run.run_id, request, "Its process has ended, and its request before it.")

@@ -353,7 +353,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
             print(error)
     """
     with python(program, str(tmp_path)) as process:
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=120)
     assert f"cannot write '{tmp_path}/a/b': the file would be larger than is allowed\nhint: " in output, errors
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -383,7 +383,7 @@ def test_a_folder_that_may_not_be_written_is_told() -> None:
         (root / "x").touch()
         root.chmod(0o555)
         with python(program, str(root)) as process:
-            output, errors = process.communicate(timeout=60)
+            output, errors = process.communicate(timeout=120)
         root.chmod(0o755)
     lines = output.splitlines()
     assert len(lines) == 4, errors

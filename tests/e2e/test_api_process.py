@@ -36,7 +36,7 @@ def service(command: CommandLine, *options: str) -> Iterator[tuple[str, str, sub
         assert process.stdout is not None
         token = process.stdout.readline().removeprefix("token: ").strip()
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             try:
                 if httpx.get(f"{url}/health/live", trust_env=False).status_code == 200:
@@ -72,7 +72,7 @@ def test_the_service_prints_a_token_serves_and_ends_at_once_when_told(command: C
                 size, begun = memory(process.pid), time.monotonic()
                 process.send_signal(signal.SIGTERM)
                 assert "event: end" not in "".join(text)  # ended in order, not cut off
-        assert process.wait(10) == 0 and time.monotonic() - begun < 5
+        assert process.wait(60) == 0 and time.monotonic() - begun < 20
         assert size < 250_000_000
         assert process.stderr is not None and "Traceback" not in process.stderr.read()
 
@@ -80,7 +80,7 @@ def test_the_service_prints_a_token_serves_and_ends_at_once_when_told(command: C
 def test_each_start_makes_another_token(command: CommandLine) -> None:
     with service(command) as (_, first, process):
         process.send_signal(signal.SIGINT)
-        process.wait(10)
+        process.wait(60)
     with service(command) as (url, second, _):
         assert first != second
         for token, status in ((first, 401), (second, 200)):

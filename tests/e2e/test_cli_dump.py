@@ -24,7 +24,7 @@ attributes:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, database: str, catalog_url: str) -> CommandLine:
+def cli(tmp_path: Path, database: str, storage_url: str) -> CommandLine:
     """The command line in a project with ten days of `health/zm`, and the snapshot `health/bcu`."""
     make_events(database)
     root = tmp_path / "project"
@@ -36,7 +36,7 @@ def cli(tmp_path: Path, database: str, catalog_url: str) -> CommandLine:
         root,
         {
             "DATABASE_URL": database,
-            "DAGSTER_PG_URL": catalog_url,
+            "DAGSTER_PG_URL": storage_url,
             "EXPORT_PATH": str(root / "exports"),
             "ARCHIVE_URL": (root / "archive").as_uri(),
             "DAGSTER_HOME": str(root / "home"),
@@ -137,12 +137,12 @@ def test_an_interruption_ends_all_dumps_and_leaves_no_file(cli: CommandLine) -> 
     )
     process = cli.start("dump", "slow", "slower")
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while query(cli.variables["DATABASE_URL"], going) != [(2,)]:
             assert time.monotonic() < until and process.poll() is None
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130, err

@@ -13,7 +13,7 @@ RETENTION = EVENTS + "  retention: {keep: 30 days, newest: 2, only_copies: give_
 
 
 @pytest.fixture
-def cli(tmp_path: Path, database: str, catalog_url: str) -> CommandLine:
+def cli(tmp_path: Path, database: str, storage_url: str) -> CommandLine:
     """A project with ten days of `sales/events`, of which the files of two are to stay."""
     make_events(database)
     root = tmp_path / "project"
@@ -23,7 +23,7 @@ def cli(tmp_path: Path, database: str, catalog_url: str) -> CommandLine:
         root,
         {
             "DATABASE_URL": database,
-            "DAGSTER_PG_URL": catalog_url,
+            "DAGSTER_PG_URL": storage_url,
             "EXPORT_PATH": str(root / "exports"),
             "ARCHIVE_URL": (root / "archive").as_uri(),
             "DAGSTER_HOME": str(root / "home"),

@@ -8,16 +8,17 @@ import pytest
 
 from tests.support.command_line import CommandLine
 from tests.support.dagster_project import query
+from tests.support.http_source import http_source_server
 from tests.support.load_project import ORDERS, new_load_project, variables
 
 
 @pytest.fixture
-def cli(tmp_path: Path, database: str, catalog_url: str) -> CommandLine:
+def cli(tmp_path: Path, database: str, storage_url: str) -> CommandLine:
     """A project with `shop/orders`, and a file for it."""
     root = tmp_path / "project"
     root.mkdir()
     new_load_project(root)
-    made = CommandLine(root, variables(root, database, catalog_url, database))
+    made = CommandLine(root, variables(root, database, storage_url, database))
     (root / "drops" / "may.csv").write_text("id,name\n1,Ann\n2,Bob\n")
     return made
 
@@ -64,6 +65,41 @@ def test_versions_are_listed_compared_and_rolled_back(cli: CommandLine, database
     assert query(database, "SELECT name FROM shop.orders ORDER BY 1") == [("Ann",), ("Bob",)]
     refused = cli("load", "rollback", "orders", "7", "--yes")
     assert refused.code == 1 and "hint: " in refused.err
+
+
+def test_a_transform_is_planned_checked_run_after_what_it_reads_and_rolled_back(
+    cli: CommandLine, database: str
+) -> None:
+    folder = cli.root / "assets/shop/totals"
+    folder.mkdir()
+    (folder / "defs.yaml").write_text(
+        "type: export_pipelines.Transform\nattributes: {target: {table: shop.totals}, key: [name]}\n"
+    )
+    (folder / "transform.sql").write_text("SELECT name, count(*) AS orders\nFROM shop.orders GROUP BY nam")
+    offline = cli("check", "--offline")
+    assert offline.code == 0 and "ok: 2 tables" in offline.out
+    early = cli("check", "shop/totals")
+    assert early.code == 0 and 'transform.sql:2: relation "shop.orders" does not exist' in early.err
+    done = cli("load", "run", "--all", "--json")
+    assert done.code == 1
+    assert [each["table"] for each in done.json] == ["shop/orders", "shop/totals"]
+    wrong = cli("check", "shop/totals")
+    assert wrong.code == 1 and 'transform.sql:2: column "nam" does not exist' in wrong.err
+    (folder / "transform.sql").write_text("SELECT name, count(*) AS orders\nFROM shop.orders GROUP BY name")
+    plan = cli("plan", "shop/totals", "--json").json
+    assert (plan["after"], plan["version"], plan["columns"][1]) == (
+        ["shop/orders"],
+        1,
+        {"name": "orders", "type": "bigint"},
+    )
+    for _ in range(2):
+        (result,) = cli("load", "run", "totals", "--json").json
+        assert (result["rows"], result["errors"]) == (2, [])
+    assert query(database, "SELECT name, orders FROM shop.totals ORDER BY 1") == [("Ann", 1), ("Bob", 1)]
+    assert [each["number"] for each in cli("load", "versions", "shop/totals", "--json").json] == [1, 2]
+    assert cli("load", "rollback", "shop/totals", "1", "--yes").code == 0
+    assert cli("load", "status", "totals").code == 1
+    assert cli("pause", "totals").code == 0 and "shop/totals" in cli("pause").out
 
 
 def test_an_unknown_table_is_one_clear_error(cli: CommandLine) -> None:
@@ -132,3 +168,45 @@ def test_check_covers_tables_to_load_by_name_and_their_errors_with_lines(cli: Co
     assert wrong.code == 1
     assert "assets/shop/orders/defs.yaml:9: quarantin: unknown field" in wrong.err
     assert cli("load", "run", "orders").code == 1
+
+
+def test_scaffold_takes_a_file_by_http_and_a_table_of_a_database(cli: CommandLine, database: str) -> None:
+    query(database, "CREATE TABLE public.items (id bigint, price numeric(8,2), sold timestamptz)")
+    query(database, "INSERT INTO public.items VALUES (7, 2.50, '2025-01-01T00:00Z')")
+    with http_source_server() as server:
+        server.put("/rates.csv", "code,rate\nEUR,1.5\nSEK,0.1\n")
+        made = cli("scaffold", "bank/rates", "--from-url", f"{server.url}/rates.csv", "--key", "code")
+        assert made.code == 0, made.err
+        made = cli("scaffold", "shop/items", "--from-table", "public.items")
+        assert made.code == 0, made.err
+        done = cli("load", "run", "bank/rates", "shop/items")
+    assert done.code == 0, done.err
+    assert query(database, "SELECT code, rate::text FROM bank.rates ORDER BY 1") == [("EUR", "1.5"), ("SEK", "0.1")]
+    assert query(database, "SELECT id, price::text FROM shop.items") == [(7, "2.50")]
+    assert "numeric(8,2)" in (cli.root / "assets/shop/items/defs.yaml").read_text()
+
+
+def test_verify_reads_landed_files_and_names_one_that_was_changed(cli: CommandLine) -> None:
+    assert cli("load", "run", "orders").code == 0
+    sound = cli("verify", "--json")
+    assert sound.code == 0, sound.err
+    assert sound.json == [{"table": "shop/orders", "landed": 1, "problems": [], "intact": True}]
+    (landed,) = (file for file in (cli.root / "landing").rglob("*may.csv*") if file.is_file())
+    landed.chmod(0o600)
+    landed.write_bytes(b"other bytes")
+    broken = cli("verify", "orders")
+    assert broken.code == 1 and "not what its manifest says" in broken.err and "1 problem" in broken.out
+
+
+def test_tidy_says_what_would_go_and_asks_before_it_goes(cli: CommandLine) -> None:
+    assert cli("load", "run", "orders").code == 0
+    looked = cli("tidy", "--dry-run", "--json")
+    assert looked.code == 0, looked.err
+    assert (looked.json["dry_run"], looked.json["log_events"], looked.json["runs"]) == (True, 0, 0)
+    assert looked.json["all_runs"] == 1 and looked.json["events"] > 0
+    query(cli.variables["DAGSTER_PG_URL"], "UPDATE runs SET end_time = end_time - 100 * 86400")
+    asked = cli("tidy")
+    assert asked.code == 1 and "nobody is there to agree" in asked.err
+    done = cli("tidy", "--yes", "--json").json
+    assert done["log_events"] > 0 and done["runs"] == 0
+    assert cli("tidy", "--history-days", "10").code == 1

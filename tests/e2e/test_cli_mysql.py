@@ -41,7 +41,7 @@ TABLES = (
 
 
 @pytest.fixture
-def cli(tmp_path: Path, mysql_database: str, catalog_url: str) -> CommandLine:
+def cli(tmp_path: Path, mysql_database: str, storage_url: str) -> CommandLine:
     """A project with `shop/orders`, which is cleaned up, and the snapshot `shop/prices`, which has reports."""
     for statement in TABLES:
         run_mysql(mysql_database, statement)
@@ -55,8 +55,8 @@ def cli(tmp_path: Path, mysql_database: str, catalog_url: str) -> CommandLine:
         root,
         {
             "SHOP_DATABASE_URL": mysql_database,
-            "DATABASE_URL": catalog_url,
-            "DAGSTER_PG_URL": catalog_url,
+            "DATABASE_URL": storage_url,
+            "DAGSTER_PG_URL": storage_url,
             "EXPORT_PATH": str(root / "exports"),
             "ARCHIVE_URL": (root / "archive").as_uri(),
             "DAGSTER_HOME": str(root / "home"),

@@ -35,11 +35,11 @@ def folder(tmp_path: Path, identity: pyrage.x25519.Identity) -> Folder:
 
 
 @pytest.fixture
-def cli(folder: Folder, database: str, catalog_url: str) -> CommandLine:
+def cli(folder: Folder, database: str, storage_url: str) -> CommandLine:
     make_events(database)
     variables = {
         "DATABASE_URL": database,
-        "DAGSTER_PG_URL": catalog_url,
+        "DAGSTER_PG_URL": storage_url,
         "EXPORT_PATH": str(folder.root / "exports"),
         "ARCHIVE_URL": (folder.root / "archive").as_uri(),
         "DAGSTER_HOME": str(folder.root / "home"),
@@ -52,7 +52,7 @@ def stored_files(folder: Folder) -> list[Path]:
 
 
 def test_what_a_store_says_holds_for_export_archive_cleanup_verify_and_restore(
-    cli: CommandLine, folder: Folder, identity: pyrage.x25519.Identity, database: str, catalog_url: str
+    cli: CommandLine, folder: Folder, identity: pyrage.x25519.Identity, database: str, storage_url: str
 ) -> None:
     ran = cli("run", "--all", "--json")
     assert ran.code == 0, ran.err
@@ -77,7 +77,7 @@ def test_what_a_store_says_holds_for_export_archive_cleanup_verify_and_restore(
     assert restored.code == 0, restored.err
     assert query(database, "SELECT count(*), count(DISTINCT id) FROM again") == [(200, 200)]
     previews = "SELECT count(*) FROM event_logs WHERE event LIKE '%row 17%' OR event LIKE '%\"preview\"%'"
-    assert query(catalog_url, previews) == [(0,)]
+    assert query(storage_url, previews) == [(0,)]
 
 
 def test_a_run_with_the_identity_reads_its_archive_back_as_rows(

@@ -72,7 +72,7 @@ def test_the_npm_client_reads_a_table_to_its_end(postgres: Address, migrated_dat
         first = shop.url("/api/v1/table-data/shop/orders?orientation=records")
         done = subprocess.run(
             [node, "read.js", first, shop.client, shop.key],
-            cwd=folder, env=proxyless, capture_output=True, text=True, timeout=60, check=False,
+            cwd=folder, env=proxyless, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

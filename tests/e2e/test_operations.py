@@ -23,14 +23,14 @@ REQUESTS = "SELECT md5(string_agg(t::text, E'\\n' ORDER BY id)) FROM (SELECT * F
 
 
 @pytest.fixture
-def cli(tmp_path: Path, catalog_url: str, database: str) -> CommandLine:
+def cli(tmp_path: Path, storage_url: str, database: str) -> CommandLine:
     root = new_project(tmp_path).root
     shutil.copytree(CHECKOUT / "assets/operations", root / "assets/operations")
     shutil.copytree(CHECKOUT / "resources/operations", root / "resources/operations")
     shutil.copytree(CHECKOUT / "schedules/operations_snapshots", root / "schedules/operations_snapshots")
     variables = {
         "DATABASE_URL": database,
-        "DAGSTER_PG_URL": catalog_url,
+        "DAGSTER_PG_URL": storage_url,
         "EXPORT_PATH": str(tmp_path / "exports"),
         "ARCHIVE_URL": (tmp_path / "archive").as_uri(),
         "DAGSTER_HOME": str(tmp_path / "home"),
@@ -39,45 +39,45 @@ def cli(tmp_path: Path, catalog_url: str, database: str) -> CommandLine:
 
 
 def test_requests_of_a_point_in_time_come_back_after_they_were_lost(
-    cli: CommandLine, catalog_url: str, tmp_path: Path
+    cli: CommandLine, storage_url: str, tmp_path: Path
 ) -> None:
-    at = desk(catalog_url, tmp_path)
+    at = desk(storage_url, tmp_path)
     at.succeed(at.ask("ann", "UA"))
     at.fail(at.ask("bob", "AA"))
-    before = query(catalog_url, REQUESTS.format("export_pipelines.request"))
+    before = query(storage_url, REQUESTS.format("export_pipelines.request"))
     checked = cli("check", "operations/*")
     assert checked.code == 0, checked.err + checked.out
     ran = cli("run", "operations/requests", "operations/subscriptions")
     assert ran.code == 0, ran.err + ran.out
-    ((between,),) = query(catalog_url, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US')")
+    ((between,),) = query(storage_url, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US')")
     at.ask("eve", "DL")
-    run_sql(catalog_url, "DELETE FROM export_pipelines.request WHERE created_by <> 'eve'")
+    run_sql(storage_url, "DELETE FROM export_pipelines.request WHERE created_by <> 'eve'")
     assert cli("run", "operations/requests").code == 0
     at.pool.close()
     into = ("--connection", "operations", "--into")
     old = cli("restore", "operations/requests", "--all", "--as-of", str(between), *into, "public.old_requests")
     assert old.code == 0, old.err
-    assert query(catalog_url, REQUESTS.format("public.old_requests")) == before
+    assert query(storage_url, REQUESTS.format("public.old_requests")) == before
     new = cli("restore", "operations/requests", "--all", *into, "public.new_requests")
     assert new.code == 0, new.err
-    assert query(catalog_url, "SELECT created_by FROM public.new_requests") == [("eve",)]
+    assert query(storage_url, "SELECT created_by FROM public.new_requests") == [("eve",)]
     archived = Archived(open_store((tmp_path / "archive").as_uri()), "operations/requests")
     with pytest.raises(RequestError, match="nothing of 'operations/requests' is left that was exported by 2020-01-01"):
         archived.chosen(Choice(as_of=datetime(2020, 1, 1, tzinfo=UTC)))
 
 
 def test_the_audit_log_is_archived_by_day_and_its_chain_can_be_checked_in_the_restored_copy(
-    cli: CommandLine, catalog_url: str
+    cli: CommandLine, storage_url: str
 ) -> None:
-    pool = CatalogPool(catalog_url)
+    pool = CatalogPool(storage_url)
     with pool.transaction() as cursor:
         write_audit(cursor, Actor("ann"), *(AuditEntry("login", "ann", detail={"n": n}) for n in range(3)))
     pool.close()
     # The day is over.
-    run_sql(catalog_url, "ALTER TABLE export_pipelines.audit DISABLE TRIGGER USER")
-    run_sql(catalog_url, "UPDATE export_pipelines.audit SET at = at - interval '1 day'")
-    run_sql(catalog_url, "ALTER TABLE export_pipelines.audit ENABLE TRIGGER USER")
-    ((day,),) = query(catalog_url, "SELECT to_char(now() AT TIME ZONE 'UTC' - interval '1 day', 'YYYY-MM-DD')")
+    run_sql(storage_url, "ALTER TABLE export_pipelines.audit DISABLE TRIGGER USER")
+    run_sql(storage_url, "UPDATE export_pipelines.audit SET at = at - interval '1 day'")
+    run_sql(storage_url, "ALTER TABLE export_pipelines.audit ENABLE TRIGGER USER")
+    ((day,),) = query(storage_url, "SELECT to_char(now() AT TIME ZONE 'UTC' - interval '1 day', 'YYYY-MM-DD')")
     ran = cli("run", "operations/audit", "--partition", str(day))
     assert ran.code == 0, ran.err + ran.out
     restored = cli(
@@ -86,4 +86,4 @@ def test_the_audit_log_is_archived_by_day_and_its_chain_can_be_checked_in_the_re
     )
     assert restored.code == 0, restored.err
     differing = "SELECT count(*) FROM export_pipelines.audit a FULL JOIN public.old_audit b ON a::text = b::text "
-    assert query(catalog_url, differing + "WHERE a.id IS NULL OR b.id IS NULL") == [(0,)]
+    assert query(storage_url, differing + "WHERE a.id IS NULL OR b.id IS NULL") == [(0,)]

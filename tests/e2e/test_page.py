@@ -81,8 +81,8 @@ def logged_in(
     said: list[str] = []
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("console", lambda message: said.append(message.text) if "Content Security" in message.text else None)
-    page.set_default_timeout(20_000)
-    expect.set_options(timeout=20_000)
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
     try:
         page.goto(f"{service.url}/login")
         page.get_by_label("Token").fill(service.token(user, *scopes))

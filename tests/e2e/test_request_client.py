@@ -104,7 +104,7 @@ def test_ctrl_c_cancels_what_waits_and_says_so(service: Served, cli: CommandLine
     wait_until(lambda: service.service.requests.find(username="ann"), 60)
     (row,) = service.service.requests.find(username="ann")
     os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=90)
     assert process.returncode == 130, err
     found = service.service.requests.get(row.id)
     assert "interrupted; cancelled" in err and found is not None and found.state == "cancelled"

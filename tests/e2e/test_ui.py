@@ -174,7 +174,7 @@ def test_termination_cancels_the_run_ends_its_query_and_leaves_no_file(
         assert [file.name[:5] for file in _files(project.exports / "slow")] == [".tmp-"] * 2
         page.get_by_role("button", name="Terminate").first.click()
         page.get_by_role("dialog").get_by_role("button", name="Terminate 1 run").click()
-        wait_for(lambda: project.query(active) == [(0,)], "the query ends on the server", seconds=20)
+        wait_for(lambda: project.query(active) == [(0,)], "the query ends on the server")
         expect(page.get_by_text("Canceled", exact=True).first).to_be_visible()
     times = {each["eventType"]: int(each["timestamp"]) for each in events(project, run)}
     assert times["RUN_CANCELED"] - times["RUN_CANCELING"] < 30_000

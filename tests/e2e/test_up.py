@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -14,7 +13,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,7 +22,6 @@ from export_pipelines.local.children import free_port, group_commands, port_is_f
 from export_pipelines.local.postgres import Server
 from export_pipelines.local.up import up
 from export_pipelines.settings import load_settings
-from tests.support.served import served
 
 UP = """
 import sys
@@ -76,12 +73,12 @@ class Up:
         """Send a signal and wait; what it still said, and how long it took."""
         started = time.monotonic()
         self.process.send_signal(kind)
-        rest, _ = self.process.communicate(timeout=40)
+        rest, _ = self.process.communicate(timeout=90)
         return rest, time.monotonic() - started
 
 
 def server_answers(port: int) -> bool:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=60) as answer:
         return "dagster_version" in json.load(answer)
 
 
@@ -94,7 +91,7 @@ def test_up_says_where_it_is_refuses_a_second_one_and_leaves_nothing_after_a_sig
     rest, seconds = first.end(signal.SIGINT)
     assert rest == "stopped\n"
     assert first.process.returncode == 0
-    assert seconds < 60
+    assert seconds < 90
     assert group_commands(group) == []
     assert port_is_free(first.port)
     assert port_is_free(int(database["port"]))
@@ -133,55 +130,3 @@ def test_two_projects_on_one_storage_cannot_both_be_up(
     with pytest.raises(RequestError, match="another `up` runs a daemon"):
         up(load_settings(other), port=free_port())
     first.end(signal.SIGTERM)
-
-
-def ask_for_numbers(address: str, token: str) -> dict[str, Any]:
-    """Ask by HTTP and wait for the end; the request as the API shows it."""
-
-    def call(path: str, body: dict[str, object] | None = None) -> dict[str, Any]:
-        head = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "Accept": "application/json"}
-        data = json.dumps(body).encode() if body else None
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(urllib.request.Request(address + path, data, head), timeout=30) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
-
-    request = call("/requests", {"dataset": "g/numbers", "limit": 100})["id"]
-    deadline = time.monotonic() + 60
-    while (found := call(f"/requests/{request}"))["status"] in ("Pending", "Processing"):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.1)
-    return found
-
-
-def test_up_serves_exports_on_demand_and_ends_when_its_worker_does(
-    database: str, second_database: str, tmp_path: Path
-) -> None:
-    with served(tmp_path / "p", database, second_database) as project:
-        port, api_port = free_port(), free_port()
-        command = [sys.executable, "-u", "-m", "export_pipelines.cli", "up", "--no-open", "--port", str(port)]
-        with subprocess.Popen(
-            [*command, "--api-port", str(api_port)],
-            cwd=project.root,
-            env=project.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            said = ""
-            while f"http://127.0.0.1:{api_port}" not in said:
-                line = process.stdout.readline()
-                assert line, said
-                said += line
-            token = re.search(r"the token (\S+)", said)
-            assert token is not None
-            found = ask_for_numbers(f"http://127.0.0.1:{api_port}", token[1])
-            assert (found["status"], found["rows"]) == ("Succeeded", 100), found
-            groups = [int(each) for each in (project.root / ".local/up.lock").read_text().split()[1:]]
-            assert len(groups) == 3
-            os.kill(groups[2], signal.SIGKILL)
-            rest = process.stdout.read()
-            assert process.wait(60) == 1
-            assert "the worker ended by itself" in rest
-            assert [group_commands(group) for group in groups] == [[], [], []]

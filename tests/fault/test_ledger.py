@@ -49,7 +49,7 @@ def test_no_row_version_is_lost_doubled_or_deleted_unarchived(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("number", range(1, 6))
+@pytest.mark.parametrize("number", range(1, 5))
 def test_no_row_version_is_lost_by_many_more_faults(
     world: World, number: int, record_property: Callable[[str, object], None]
 ) -> None:

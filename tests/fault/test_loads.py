@@ -68,7 +68,7 @@ def killed_at(edge: Edge, kit: LoadKit, landed: LandedManifest) -> int | None:
     context.set_forkserver_preload(["tests.fault.test_loads"])
     process = context.Process(target=work, args=(edge, kit, landed))
     process.start()
-    process.join(60)
+    process.join(180)
     return process.exitcode
 
 

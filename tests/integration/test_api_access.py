@@ -17,6 +17,7 @@ from export_pipelines.local.postgres import Address
 from tests.support.api import api, caller, problem
 from tests.support.pages import Served, served
 from tests.support.servers import new_database
+from tests.support.threads import wait_until
 
 __all__ = ["api"]
 
@@ -80,14 +81,15 @@ def test_a_scope_opens_its_own_doors_only(api: Served) -> None:
 def test_a_revoked_or_expired_token_opens_nothing_within_a_second(api: Served) -> None:
     token, text = api.service.tokens.create("gone", "ann", ["read"], SYSTEM)
     soon, short = api.service.tokens.create(
-        "short", "ann", ["read"], SYSTEM, expires_at=datetime.now(UTC) + timedelta(seconds=1)
+        "short", "ann", ["read"], SYSTEM, expires_at=datetime.now(UTC) + timedelta(seconds=3)
     )
     for each in (text, short):
         assert get(api, "/datasets", Authorization=f"Bearer {each}").status_code == 200
     api.service.tokens.revoke(token.id, SYSTEM)
     time.sleep(1.1)
-    for each in (text, short):
-        problem(get(api, "/datasets", Authorization=f"Bearer {each}"), 401)
+    problem(get(api, "/datasets", Authorization=f"Bearer {text}"), 401)
+    wait_until(lambda: soon.expires_at and datetime.now(UTC) > soon.expires_at)
+    problem(get(api, "/datasets", Authorization=f"Bearer {short}"), 401)
     assert soon.id not in [each.id for each in api.service.tokens.all()]
 
 
@@ -96,7 +98,8 @@ def test_refusals_are_in_the_audit_log_but_cannot_flood_it(api: Served) -> None:
     with httpx.Client(base_url=api.url, trust_env=False) as nobody:
         for _ in range(60):
             nobody.get("/datasets")
-    time.sleep(0.5)
+    wait_until(lambda: len(api.audit("refused")) > before)
+    time.sleep(0.5)  # and no more than so many of them
     found = api.audit("refused")
     assert 0 < len(found) - before <= 30
     assert found[-1]["detail"]["status"] == 401 and found[-1]["address"] == "127.0.0.1"
@@ -173,7 +176,7 @@ def test_big_bodies_headers_and_addresses_are_refused(api: Served) -> None:
 
 
 def test_a_head_without_an_end_is_broken_off(api: Served) -> None:
-    with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=60) as client:
         client.sendall(b"GET / HTTP/1.1\r\nX: ")
         answer = b""
         try:
@@ -192,7 +195,7 @@ def test_a_head_without_an_end_is_broken_off(api: Served) -> None:
 )  # fmt: skip
 def test_path_tricks_lead_nowhere(api: Served, path: str) -> None:
     token = api.token("ann")
-    with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=60) as client:
         request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
         client.sendall(request.encode())
         answer = b""
@@ -203,7 +206,7 @@ def test_path_tricks_lead_nowhere(api: Served, path: str) -> None:
 
 @pytest.mark.parametrize("host", ["[", "a b", "x/../y", "[::1", "x:99999999", "<script>", "a,b"])
 def test_a_host_that_is_none_is_refused(api: Served, host: str) -> None:
-    with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=60) as client:
         client.sendall(f"GET /requests HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         assert client.recv(100).startswith(b"HTTP/1.1 400")
 
@@ -234,7 +237,7 @@ def test_a_catalog_that_is_away_is_said_without_its_inside(service: Callable[[st
             assert get(up, "/health/ready").status_code == 503 and get(up, "/health/live").status_code == 200
         finally:
             run_sql(postgres.url("postgres"), f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while ann.get("/requests").status_code != 200:  # and it comes back by itself
             assert time.monotonic() < deadline
             time.sleep(0.1)

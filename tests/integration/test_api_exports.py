@@ -32,6 +32,9 @@ FILES = {
     "assets/a/twice/defs.yaml": "type: export_pipelines.ExportTable\nattributes: {table: public.flights}\n",
     "assets/b/twice/defs.yaml": "type: export_pipelines.ExportTable\nattributes: {table: public.flights}\n",
     "assets/a/events/defs.yaml": EVENTS,
+    # Words of addresses.
+    "assets/a/runs/defs.yaml": "type: export_pipelines.ExportTable\nattributes: {table: public.flights}\n",
+    "assets/a/export/defs.yaml": "type: export_pipelines.DataSet\nattributes: {table: public.flights}\n",
 }
 
 
@@ -60,7 +63,7 @@ def test_tables_are_listed_with_their_statements(tables: Served) -> None:
     assert isinstance(listed, list)
     agency = next(each for each in listed if each["name"] == "agency")
     assert agency["select_query"].strip() == SELECT.strip() and agency["delete_query"].strip() == DELETE.strip()
-    assert {each["name"] for each in listed} == {"agency", "events", "a/twice", "b/twice"}
+    assert {each["name"] for each in listed} == {"agency", "events", "a/twice", "b/twice", "runs"}
 
 
 def test_one_table_by_its_name_or_its_id(tables: Served) -> None:
@@ -71,6 +74,17 @@ def test_one_table_by_its_name_or_its_id(tables: Served) -> None:
     assert "did you mean 'agency'" in problem(call(tables, "GET", "/exports/agenci"), 404)["hint"]
     problem(call(tables, "POST", "/exports/nothing"), 404)
     problem(call(tables, "DELETE", "/exports/agency"), 405)
+
+
+def test_an_id_that_ends_in_a_word_of_the_addresses_is_still_an_id(tables: Served) -> None:
+    for path in ("/exports/a/runs", "/exports/runs"):
+        assert call(tables, "GET", path).json()["id"] == "a/runs"
+        assert call(tables, "GET", f"{path}/runs").json()["name"] == "runs"
+    with caller(tables) as ann:
+        for path in ("/datasets/a/export", "/datasets/export"):
+            assert ann.get(path).json()["id"] == "a/export"
+            assert len(ann.get(f"{path}/preview").json()["rows"]) == 20
+            assert ann.get(f"{path}/export?limit=1").status_code == 202
 
 
 def test_an_export_is_ok_and_puts_the_newest_closed_partition_into_dagsters_queue(tables: Served) -> None:
@@ -95,7 +109,7 @@ def test_an_export_that_is_under_way_is_not_started_twice(tables: Served) -> Non
 def test_all_tables_are_exported_at_once(tables: Served) -> None:
     found = call(tables, "POST", "/exports").json()
     assert found["status"] == "Ok" and {each["name"] for each in found["runs"]} == {
-        "agency", "events", "a/twice", "b/twice",
+        "agency", "events", "a/twice", "b/twice", "runs",
     }  # fmt: skip
     assert all(each["run_id"] for each in found["runs"])
 

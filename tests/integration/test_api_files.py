@@ -52,7 +52,7 @@ def made(api: Served, client: httpx.Client, note: str) -> dict[str, Any]:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what is noted after an answer."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -270,6 +270,10 @@ def test_every_template_is_valid(folder: Folder) -> None:
                 "landing: landing", "landing: exports"
             )
             place = "assets/demo"
+        if name == "Transform":
+            text = text.replace("connection: warehouse", "connection: source").replace("shop.totals", "shop.made")
+            place = "assets/demo"
+            folder.write(f"{place}/{name}/transform.sql", template("transform.sql"))
         if name == "DataSet":
             place = "assets/demo"
             folder.write(f"{place}/{name}/select.sql", template("DataSet.sql"))

@@ -268,7 +268,7 @@ def test_behind_a_trusted_proxy_the_address_that_the_client_saw_counts(shop: Rea
 def test_refusals_are_in_the_audit_log_without_what_was_sent(shop: Reading) -> None:
     sender = shop.signed(shop.url(DATA), credentials={"id": "spy", "key": "k", "algorithm": "sha256"})
     refused(shop.raw(DATA, sender.request_header))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not (found := shop.up.audit("refused")) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert found and "spy" not in str(found)
@@ -279,7 +279,7 @@ def test_when_a_client_called_last_is_known(shop: Reading) -> None:
     assert client.used_at is None
     credentials = {"id": client.id, "key": key, "algorithm": "sha256"}
     shop.raw(DATA, shop.signed(shop.url(DATA), credentials=credentials).request_header)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if next(each for each in shop.up.service.hawk.all() if each.id == client.id).used_at:
             return

@@ -153,9 +153,9 @@ def test_a_loaded_table_is_copied_on_with_as_many_rows(
     result = pull(folder, instance, "datasets__orders_load")
     assert result.success
     assert query(second_database, "SELECT id, name FROM shop.orders ORDER BY 1") == [
-        ("1", "Ann"),
-        ("2", "Bob"),
-        ("3", "Cid"),
+        (1, "Ann"),
+        (2, "Bob"),
+        (3, "Cid"),
     ]
     assert checks(instance, result) == {(None, "quarantine_empty"): True, (None, "rows_match_file"): True}
 

@@ -52,7 +52,7 @@ def holder(state: Path) -> subprocess.Popen[str]:
 
 
 def release(process: subprocess.Popen[str]) -> None:
-    process.communicate(timeout=30)
+    process.communicate(timeout=90)
     assert process.returncode == 0
 
 
@@ -117,7 +117,7 @@ def test_taken_port_is_replaced_by_another(state: Path) -> None:
     command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(first.port)]
     squatter = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while port_is_free(first.port) and time.monotonic() < deadline:
             time.sleep(0.05)
         with embedded(state, fsync=False) as second:

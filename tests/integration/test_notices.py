@@ -26,6 +26,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from export_pipelines.local.children import free_port
 from tests.support.dagster_project import EVENTS, Folder, make_events, new_project, query
+from tests.support.load_project import ORDERS, new_load_project, variables
 
 
 class Mailbox:
@@ -188,3 +189,30 @@ def test_a_missed_schedule_is_told_once(folder: Folder, mail: tuple[Mailbox, int
         switched_on(instance, "nightly", time.time() - days * 86400)
         tick(folder, instance, tick(folder, instance, None))
     assert [message["Subject"] for message in mailbox.messages] == ["demo/events: a schedule was missed"] * told
+
+
+def test_owners_of_a_table_are_told_of_its_failed_load(
+    tmp_path: Path, database: str, catalog_url: str, mail: tuple[Mailbox, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailbox, port = mail
+    root = tmp_path / "project"
+    root.mkdir()
+    for name, value in variables(root, database, catalog_url, database).items():
+        monkeypatch.setenv(name, value)
+    folder = new_load_project(root)
+    folder.write("assets/shop/orders/defs.yaml", ORDERS + '  owners: [ann@example.org, "team:data"]\n')
+    folder.write(
+        "schedules/notices/defs.yaml",
+        f"""
+        type: export_pipelines.FailureNotice
+        attributes: {{name: notices, email_owners: true, smtp_host: 127.0.0.1, smtp_port: {port}}}
+        """,
+    )
+    (root / "drops" / "bad.csv").write_text("id,name\nx,Eve\ny,Eve\n")
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = folder.load().definitions().resolve_job_def("shop__orders_load")
+        assert not job.execute_in_process(instance=instance, raise_on_error=False).success
+        tick(folder, instance, tick(folder, instance, None))
+    (message,) = mailbox.messages
+    assert (message["To"], message["Subject"]) == ("ann@example.org", "shop/orders: a run failed")
+    assert "bad.csv" in message.get_content()

@@ -245,7 +245,7 @@ def test_an_interrupted_export_ends_its_query_and_leaves_no_file(whole: Kit) -> 
     whole.select, whole.delete = "SELECT id, pg_sleep(60)::text FROM t", "DELETE FROM t"
     with interrupted(lambda: sleeping(whole)) as times:
         whole.export()
-    wait_until(lambda: not sleeping(whole), 30 - (time.monotonic() - times[0]))
+    wait_until(lambda: not sleeping(whole), 50 - (time.monotonic() - times[0]))
     assert whole.all_files() == []
     ((state, error),) = whole.catalog_sql(f"SELECT state, error FROM export WHERE table_id = '{whole.table.id}'")
     assert (state, error) == ("failed", "KeyboardInterrupt")
@@ -258,7 +258,7 @@ def test_an_interrupted_stream_of_rows_ends_too(whole: Kit) -> None:
     whole.delete = "DELETE FROM t"
     with interrupted(whole.all_files) as times:
         whole.export()
-    wait_until(lambda: not sleeping(whole), 30 - (time.monotonic() - times[0]))
+    wait_until(lambda: not sleeping(whole), 50 - (time.monotonic() - times[0]))
     assert whole.all_files() == []
 
 
@@ -268,7 +268,7 @@ def test_an_interrupted_cleanup_deletes_nothing_and_goes_on_later(whole: Kit) ->
         other.execute("SELECT 1 FROM t WHERE id = 3 FOR UPDATE")
         with interrupted(lambda: waiting(whole)):
             whole.cleanup()
-        wait_until(lambda: not waiting(whole), 20)
+        wait_until(lambda: not waiting(whole))
     assert len(whole.rows()) == 5
     assert whole.cleanup().deleted == 5
 
@@ -285,7 +285,7 @@ def test_an_interruption_ends_a_statement_even_when_the_network_is_silent(whole:
 
         with interrupted(stall) as times, whole.opened() as context:
             export_partition(replace(context, source=PostgresSource(proxy.url)), whole.window)
-        assert time.monotonic() - times[0] < 30
+        assert time.monotonic() - times[0] < 50
     assert whole.all_files() == []
 
 

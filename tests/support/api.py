@@ -47,7 +47,7 @@ def caller(up: Served, user: str = "ann", *scopes: str, **values: Any) -> httpx.
     """A program of a user's."""
     token = up.token(user, *scopes, **values)
     return httpx.Client(
-        base_url=up.url, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=30, verify=False
+        base_url=up.url, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=60, verify=False
     )
 
 
@@ -59,7 +59,7 @@ def ask(client: httpx.Client, **body: Any) -> dict[str, Any]:
     return found
 
 
-def ended(client: httpx.Client, request: str, seconds: float = 20) -> dict[str, Any]:
+def ended(client: httpx.Client, request: str, seconds: float = 60) -> dict[str, Any]:
     """A request when it has ended."""
     deadline = time.monotonic() + seconds
     while (answer := client.get(f"/requests/{request}")).status_code == 202:

@@ -57,7 +57,7 @@ class CommandLine:
 
     root: Path
     variables: dict[str, str] = field(default_factory=dict)
-    seconds: float = 120
+    seconds: float = 180
     """How long a command may take."""
 
     def __call__(self, *arguments: str, **more: str) -> Result:

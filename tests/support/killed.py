@@ -47,7 +47,7 @@ class Edge:
 def run_until(edge: Edge, kit: Kit, steps: tuple[str, ...]) -> int | None:
     """Do the steps in a process of their own which dies at the edge; its exit code, -9 if it did."""
     process = started(kit, steps, edge)
-    process.join(60)
+    process.join(180)
     if process.exitcode is None:
         process.kill()
     return process.exitcode

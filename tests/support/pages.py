@@ -90,7 +90,7 @@ class Served:
 
     def client(self) -> httpx.Client:
         """A browser without a screen: it keeps cookies, and asks for pages."""
-        return httpx.Client(base_url=self.url, headers={"Accept": "text/html"}, trust_env=False, timeout=30)
+        return httpx.Client(base_url=self.url, headers={"Accept": "text/html"}, trust_env=False, timeout=60)
 
     def begin(self, row: RequestRow) -> RequestRow:
         """Begin to work on a request."""
@@ -190,7 +190,7 @@ def served(
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not server.started:
             assert thread.is_alive() and time.monotonic() < deadline, "the service did not start"
             time.sleep(0.05)

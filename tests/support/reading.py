@@ -72,7 +72,7 @@ class Reading:
         url = path if path.startswith("http") else self.url(path)
         sender = self.signed(url, method)
         answer = httpx.request(
-            method, url, headers={"Authorization": sender.request_header, **headers}, trust_env=False, timeout=30
+            method, url, headers={"Authorization": sender.request_header, **headers}, trust_env=False, timeout=60
         )
         if "server-authorization" in answer.headers:
             sender.accept_response(

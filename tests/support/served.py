@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,7 +47,9 @@ load_from:
   - python_module: {module_name: export_pipelines.definitions, working_directory: ., location_name: served}
 """
 IMPATIENT = """
-import sys
+import socket, sys
+if sys.argv[2:]:
+    socket.gethostname = lambda: sys.argv[2]
 from export_pipelines.local.project import running
 from export_pipelines.settings import load_settings
 from export_pipelines.worker.main import work
@@ -56,7 +59,7 @@ with running(load_settings()) as settings:
 ENDED = ("succeeded", "failed", "cancelled")
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
     """Wait for a condition; its value."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -109,12 +112,13 @@ class Served:
 
         return worker_socket(load_settings(self.root))
 
-    def start(self, *, silent: float | None = None, **more: str) -> None:
-        """Start the worker, and wait until it takes requests. `silent` are the seconds after which one is stuck."""
+    def start(self, *, silent: float | None = None, host: str = "", **more: str) -> None:
+        """Start the worker, and wait until it takes requests. `silent` are the seconds after which one is stuck, with
+        them it may take its machine for another one, `host`."""
         begun = self.log.stat().st_size if self.log.exists() else 0
         command = [sys.executable, "-m", "export_pipelines.cli", "worker"]
         if silent is not None:
-            command = [sys.executable, "-u", "-c", IMPATIENT, str(silent)]
+            command = [sys.executable, "-u", "-c", IMPATIENT, str(silent), *([host] if host else [])]
         with self.log.open("ab") as out:
             self.worker = subprocess.Popen(
                 command, cwd=self.root, env={**self.environment, **more}, stdout=out, stderr=subprocess.STDOUT
@@ -124,16 +128,26 @@ class Served:
             assert self.worker is not None and self.worker.poll() is None, self.said()
             return b"ready" in self.log.read_bytes()[begun:]
 
-        until(ready, "the worker to be ready", 60)
+        until(ready, "the worker to be ready", 120)
 
     def stop(self, kind: int = signal.SIGTERM) -> int:
         """End the worker; its exit code."""
         if self.worker is None:
             return 0
         self.worker.send_signal(kind)
-        code = self.worker.wait(30)
+        code = self.worker.wait(90)
         self.worker = None
         return code
+
+    def vanish(self) -> None:
+        """Let the worker and all of its processes go away at once, as when a machine fails: none says a word."""
+        assert self.worker is not None
+        os.kill(self.worker.pid, signal.SIGSTOP)
+        for warm, children in self.processes().items():
+            os.kill(warm, signal.SIGSTOP)
+            for each in [*children, warm]:
+                os.kill(each, signal.SIGKILL)
+        self.stop(signal.SIGKILL)
 
     def said(self) -> str:
         """The worker's log."""
@@ -170,7 +184,7 @@ class Served:
     def state(self, request: str) -> str:
         return self.row(request).state
 
-    def ended(self, request: str, seconds: float = 30) -> RequestRow:
+    def ended(self, request: str, seconds: float = 90) -> RequestRow:
         """Wait for the end of a request."""
 
         def over() -> RequestRow | None:
@@ -234,6 +248,20 @@ class Served:
     def tell(self, **question: Any) -> dict[str, Any]:
         """Ask the worker as Dagster's launcher does."""
         return ask_worker(self.socket, question)
+
+
+@contextmanager
+def elsewhere(here: Served, root: Path) -> Iterator[Served]:
+    """The same project on another machine, without a worker yet: its files and its keys in another folder, and the same
+    databases. What is in EXPORT_PATH both have."""
+    shutil.copytree(here.root, root, ignore=shutil.ignore_patterns(".local", "worker.out"))
+    shutil.copytree(here.root / ".local/keys", root / ".local/keys")
+    made = Served(Folder(root), here.source, here.storage)
+    try:
+        yield made
+    finally:
+        made.stop()
+        made._pool.close()
 
 
 def children_of(pid: int) -> list[int]:

@@ -58,7 +58,7 @@ class Seaweed:
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
             region_name=self.region,
-            config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=20),
+            config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=60),
         )
 
     def new_bucket(self) -> str:
@@ -100,7 +100,7 @@ def seaweed_server(folder: Path) -> Iterator[Seaweed]:
         stop(process, grace_seconds=1)
 
 
-def _wait_for_first_put(server: Seaweed, process: Any, *, seconds: float = 60) -> None:
+def _wait_for_first_put(server: Seaweed, process: Any, *, seconds: float = 90) -> None:
     """Wait until an object can be written: the port answers well before that."""
     deadline = time.monotonic() + seconds
     client, bucket, last = server.client(), f"ready-{uuid.uuid4().hex[:8]}", None
@@ -217,13 +217,13 @@ def _prepare_tls(server: TlsPostgres, folder: Path, programs: Path, user: tuple[
             os.chown(folder / name, *user)
     command: list[str | Path] = [programs / "initdb", "-D", folder / "data", "-U", "tester", "-A", "scram-sha-256"]
     command += ["--pwfile", folder / "password", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8"]
-    if spawn(command, log=folder / "log", user=user, cwd=folder / "data").wait(60):
+    if spawn(command, log=folder / "log", user=user, cwd=folder / "data").wait(120):
         raise ServerDidNotStart((folder / "log").read_text())
     rules = "hostssl all all all scram-sha-256\nhostnossl all all all reject\n"
     (folder / "data" / "pg_hba.conf").write_text(rules)
 
 
-def _wait_for_postgres(server: TlsPostgres, process: Any, log: Path, *, seconds: float = 30) -> None:
+def _wait_for_postgres(server: TlsPostgres, process: Any, log: Path, *, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -27,7 +27,7 @@ def meanwhile(work: Callable[[], Any]) -> Iterator[Future[Any]]:
         yield pool.submit(work)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     """Poll, with a deadline."""
     deadline = time.monotonic() + seconds
     while not condition():

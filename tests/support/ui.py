@@ -83,7 +83,7 @@ class UiError(Exception):
     """What the tests of the UI stand on does not stand."""
 
 
-def wait_for(condition: Callable[[], Answer], what: str, *, seconds: float = 60) -> Answer:
+def wait_for(condition: Callable[[], Answer], what: str, *, seconds: float = 90) -> Answer:
     """Ask again and again until the answer is true; return it."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
@@ -118,7 +118,7 @@ class RunningProject:
         """`data` of the answer to a GraphQL query."""
         body = json.dumps({"query": text, "variables": variables}).encode()
         request = urllib.request.Request(self.url("graphql"), body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             found = json.load(answer)
         if "errors" in found:
             raise UiError(str(found["errors"]))

@@ -7,6 +7,7 @@ import re
 import shlex
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -16,12 +17,13 @@ from hypothesis import strategies as st
 from export_pipelines.api.pages import charts, questions, texts
 from export_pipelines.api.pages.questions import Condition
 from export_pipelines.api.pages.render import STATIC
+from export_pipelines.cli import request
+from export_pipelines.cli.request import request_command
 from export_pipelines.specs.dataset import DataSetDefinition, DataSetSpec, FilterSpec, FilterType, Operator
 from export_pipelines.specs.query import (
     Query,
     QueryError,
     RawFilter,
-    filter_from_text,
     filters_from_parameters,
     parse_query,
 )
@@ -135,20 +137,59 @@ def test_every_query_leads_back_to_itself(filters: list[RawFilter], columns: lis
     assert (asked(*sent).limit, asked(*sent).delimiter, asked(*sent).bom) == (query.limit, ";", True)
 
 
-@given(raw_filters)
-def test_the_lines_to_copy_ask_the_same(filters: list[RawFilter]) -> None:
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "columns": st.lists(st.sampled_from(["id", "carrier", "note"]), unique=True),
+        "limit": st.integers(1, 80_000),
+        "environment": st.sampled_from(["default", "lab"]),
+        "delimiter": st.sampled_from([",", ";", "\t", "'"]),
+        "bom": st.booleans(),
+        "neutralise_formulas": st.booleans(),
+        "format": st.sampled_from(["csv", "jsonl"]),
+        "compression": st.sampled_from(["none", "zstd"]),
+    },
+)
+
+
+def of_body(body: dict[str, Any]) -> Query:
+    """The query of a body of POST /requests."""
+    filters = [RawFilter(**each) for each in body.pop("filters", [])]
+    assert body.pop("dataset") == SET.id
+    return parse_query(SET, filters=filters, **body)
+
+
+@given(raw_filters, options)
+def test_the_lines_to_copy_ask_the_same(filters: list[RawFilter], options: dict[str, Any]) -> None:
     try:
-        query = parse_query(SET, filters=filters)
+        query = parse_query(SET, filters=filters, **options)
     except (QueryError, OverflowError):
         return
-    command = shlex.split(questions.command_line(query, "http://127.0.0.1:8080", ".csv"))
-    given = [command[n + 1] for n, word in enumerate(command) if word == "--filter"]
-    assert parse_query(SET, filters=map(filter_from_text, given)) == query
-    address = urlsplit(questions.address_line(query, "http://127.0.0.1:8080"))
-    found = [each for each in parse_qsl(address.query) if each[0] not in ("fileType", "compression")]
-    assert parse_query(SET, filters=filters_from_parameters(found)) == query
-    body = json.loads(shlex.split(questions.curl_line(query, "http://127.0.0.1:8080", {}).replace("\\\n", ""))[-1])
-    assert parse_query(SET, filters=[RawFilter(**each) for each in body.get("filters", [])]) == query
+    url, more = "http://127.0.0.1:8080", questions.options_of(SET, query, "default")
+    command = shlex.split(questions.command_line(query, url, ".csv", more))
+    given = request_command.make_context("request", command[2:]).params
+    assert of_body(request._question(**{**given, "email": None, "webhook": None})) == query
+    address = dict(parse_qsl(urlsplit(questions.address_line(query, url, more)).query))
+    found = {name: address.pop(name) for name in ("fileType", "compression", "columns", *options) if name in address}
+    assert (
+        parse_query(
+            SET,
+            filters=filters_from_parameters(address.items()),
+            format=found["fileType"],
+            columns=[name for name in found.get("columns", "").split(",") if name],
+            limit=int(found["limit"]) if "limit" in found else None,
+            **{name: found[name] == "true" for name in ("bom", "neutralise_formulas") if name in found},
+            **{name: found[name] for name in ("compression", "delimiter", "environment") if name in found},
+        )
+        == query
+    )
+    assert of_body(json.loads(shlex.split(questions.curl_line(query, url, more).replace("\\\n", ""))[-1])) == query
+
+
+def test_lists_are_told_with_commas_only_if_nothing_in_them_has_one() -> None:
+    assert questions.fits_commas(parse_query(SET, columns=["id"], filters=[RawFilter("note", "eq", "a,b")]))
+    assert not questions.fits_commas(parse_query(SET, columns=["a, b"]))
+    assert not questions.fits_commas(parse_query(SET, filters=[RawFilter("note", "in", ["a,b", "c"])]))
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,8 @@ def test_filters_of_a_url() -> None:
 def test_a_question_is_described_in_one_line() -> None:
     found = query(RawFilter("delay", "ge", 10), RawFilter("carrier", "is_null", True), columns=["a"])
     assert describe(found) == "a of g/t where carrier is null and delay ≥ 10"
+    assert describe(query(limit=1)) == "g/t, the first row"
+    assert describe(query(limit=1500)) == "g/t, the first 1,500 rows"
 
 
 # Definitions

@@ -10,7 +10,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from export_pipelines.api import login
-from export_pipelines.api.pages import datasets, overview, requests, tokens
+from export_pipelines.api.pages import datasets, overview, requests, tokens, uploads
 from export_pipelines.api.pages.logins import Logins
 from export_pipelines.api.pages.render import STATIC
 from export_pipelines.api.service import Service
@@ -21,7 +21,8 @@ _COOKIE = "export_pipelines_session"
 
 def install(app: FastAPI, service: Service) -> None:
     """Put the pages before all other routes, and sessions around all."""
-    pages = [*Logins(service).routes(), *datasets.ROUTES, *requests.ROUTES, *overview.ROUTES, *tokens.ROUTES]
+    own = [*datasets.ROUTES, *requests.ROUTES, *overview.ROUTES, *tokens.ROUTES, *uploads.ROUTES]
+    pages = [*Logins(service).routes(), *own]
     app.router.routes[0:0] = [*pages, Mount("/static", _Static(directory=STATIC), name="static")]
     secure = resolve(service.spec.public_url).startswith("https:")
     app.add_middleware(

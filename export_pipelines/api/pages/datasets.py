@@ -335,17 +335,15 @@ def _counted(page: Page, dataset: DataSetDefinition, query: Query, seen: int) ->
 def lines(page: Page, dataset: DataSetDefinition, query: Query) -> list[tuple[str, str]]:
     """The question in the ways in which programs ask it; only in those that can say all of it."""
     public = resolve(page.service.spec.public_url).rstrip("/")
-    more = questions.csv_options(dataset, query)
-    if query.environment != page.service.spec.environments[0]:
-        more["environment"] = query.environment
+    more = questions.options_of(dataset, query, page.service.spec.environments[0])
     curl = ("curl", questions.curl_line(query, public, more))
-    if more:
+    if not questions.fits_commas(query):
         return [curl]
     extension = _EXTENSIONS[query.format.value] + _PACKED[query.compression.value]
     return [
-        ("Command line", questions.command_line(query, public, extension)),
+        ("Command line", questions.command_line(query, public, extension, more)),
         curl,
-        ("Address", questions.address_line(query, public)),
+        ("Address", questions.address_line(query, public, more)),
     ]
 
 

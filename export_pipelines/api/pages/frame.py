@@ -18,6 +18,7 @@ from export_pipelines.api.pages import render
 from export_pipelines.api.pages.questions import Pairs
 from export_pipelines.api.problems import Problem
 from export_pipelines.api.service import Service
+from export_pipelines.api.uploads import areas_of
 from export_pipelines.api.users import READ, Refused, User
 from export_pipelines.specs.service import resolve
 
@@ -77,6 +78,7 @@ def common(request: Request, service: Service | None, user: User | None, here: s
     return {
         "user": user.name if user else None,
         "operator": bool(user and user.operator),
+        "uploads": bool(user and service and areas_of(service, user)),
         "csrf": login.csrf_of(session) if user else session.get("csrf", ""),
         "here": here,
         "dagster_url": resolve(service.spec.dagster_url).rstrip("/") if service and user else "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import quote, urlencode
@@ -287,15 +287,22 @@ def page_address(query: Query) -> str:
     return f"/data/{quote(query.dataset)}?{urlencode(pairs)}"
 
 
-def csv_options(dataset: DataSetDefinition, query: Query) -> dict[str, object]:
-    """What is said of CSV beyond what holds without a word: not each way of asking has words for it."""
-    found: dict[str, object] = {}
+def options_of(dataset: DataSetDefinition, query: Query, environment: str) -> dict[str, object]:
+    """What is said of CSV and of the environment beyond what holds without a word; `environment` is the service's
+    first."""
+    found: dict[str, object] = {} if query.environment == environment else {"environment": query.environment}
     if query.format == "csv":
         neutral = query.neutralise_formulas
         found |= {} if neutral == dataset.spec.neutralise_formulas else {"neutralise_formulas": neutral}
         found |= {} if query.delimiter == "," else {"delimiter": query.delimiter}
         found |= {"bom": True} if query.bom else {}
     return found
+
+
+def fits_commas(query: Query) -> bool:
+    """Whether lists can be told with commas between: nothing in them has one itself."""
+    several = [value for each in query.filters if each.operator is Operator.IN for value in each.values]
+    return not any("," in each or each != each.strip() for each in (*query.columns, *several))
 
 
 def body(query: Query, more: Mapping[str, object]) -> dict[str, object]:
@@ -316,9 +323,11 @@ def _filter_body(each: Filter) -> dict[str, object]:
     return {"name": each.name, "operator": each.operator.value, "value": value}
 
 
-def address_line(query: Query, public_url: str) -> str:
+def address_line(query: Query, public_url: str, more: Mapping[str, object]) -> str:
     """The query as a URL of the API."""
-    return f"{public_url}/datasets/{quote(query.dataset)}/export?{urlencode(parameters(query), safe=',')}"
+    options = [(name, str(value).lower() if isinstance(value, bool) else str(value)) for name, value in more.items()]
+    text = urlencode([*parameters(query), *options], safe=",")
+    return f"{public_url}/datasets/{quote(query.dataset)}/export?{text}"
 
 
 def curl_line(query: Query, public_url: str, more: Mapping[str, object]) -> str:
@@ -331,7 +340,7 @@ def curl_line(query: Query, public_url: str, more: Mapping[str, object]) -> str:
     )
 
 
-def command_line(query: Query, public_url: str, extension: str) -> str:
+def command_line(query: Query, public_url: str, extension: str, more: Mapping[str, object]) -> str:
     """A line for a shell that asks, waits and downloads."""
     parts = ["export-pipelines", "request", query.dataset]
     for each in query.filters:
@@ -343,8 +352,18 @@ def command_line(query: Query, public_url: str, extension: str) -> str:
         parts += ["--compression", query.compression.value]
     if query.limit is not None:
         parts += ["--limit", str(query.limit)]
+    for name, value in more.items():
+        parts += _OPTIONS[name](value)
     parts += ["-o", f"{query.dataset.rpartition('/')[2]}{extension}", "--url", public_url]
     return shlex.join(parts)
+
+
+_OPTIONS: dict[str, Callable[[object], list[str]]] = {
+    "delimiter": lambda value: ["--delimiter", "tab" if value == "\t" else str(value)],
+    "bom": lambda value: ["--bom"],
+    "neutralise_formulas": lambda value: ["--neutralise-formulas" if value else "--keep-formulas"],
+    "environment": lambda value: ["--environment", str(value)],
+}
 
 
 def _filter_text(each: Filter) -> str:

@@ -143,7 +143,7 @@ def conditions(dataset: DataSetDefinition | None, query: Query) -> list[str]:
     found = []
     for each in query.filters:
         shown = _readable(dataset, each) if dataset else each
-        text = describe(query.model_copy(update={"filters": (shown,), "columns": ()}))
+        text = describe(query.model_copy(update={"filters": (shown,), "columns": (), "limit": None}))
         found.append(text.removeprefix(f"{query.dataset} where "))
     return found
 

@@ -68,7 +68,7 @@ def ten(kit: MysqlKit, request: pytest.FixtureRequest) -> MysqlKit:
 
 def patiently(step: Callable[[], Any]) -> Any:
     """A killed session's transaction ends when the server notices, which may take a moment."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while True:
         try:
             return step()

@@ -52,7 +52,7 @@ def test_no_row_version_is_lost_doubled_or_deleted_unarchived(
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("number", range(1, 4))
+@pytest.mark.parametrize("number", range(1, 3))
 def test_no_row_version_is_lost_by_many_more_faults(
     world: MysqlWorld, number: int, record_property: Callable[[str, object], None]
 ) -> None:

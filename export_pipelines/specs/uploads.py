@@ -1,0 +1,72 @@
+"""Data sets that people make by uploading: each is a table to load, made from one definition and what they chose."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from export_pipelines.errors import RequestError
+from export_pipelines.specs.load import RESERVED, LoadDefinition, LoadSpec
+from export_pipelines.specs.load_sources import UploadSource
+
+TYPES = ("text", "boolean", "bigint", "numeric", "date", "timestamp", "timestamptz")
+"""Types that a column may be given."""
+
+_DATA_SET = re.compile(r"[a-z][a-z0-9_]{0,20}")
+
+Columns = Sequence[tuple[str, str, str]]
+"""Name, name in the file, and type of each column."""
+
+
+def upload_source(area: LoadDefinition) -> UploadSource:
+    """The source of a definition that takes uploads."""
+    assert isinstance(area.spec.source, UploadSource)
+    return area.spec.source
+
+
+def upload_definition(area: LoadDefinition, organisation: str, dataset: str, columns: Columns = ()) -> LoadDefinition:
+    """The table of a data set: `<table>_<organisation>_<data set>`.
+
+    Raises:
+        RequestError: a name or a type is not possible.
+    """
+    if organisation not in upload_source(area).organisations:
+        raise RequestError(f"there is no organisation {organisation[:40]!r} here")
+    if not _DATA_SET.fullmatch(dataset):
+        hint = "lower-case letters, digits and _, beginning with a letter, 21 at most"
+        raise RequestError(f"a data set cannot be named {dataset[:40]!r}", hint=hint)
+    if wrong := sorted({kind for _, _, kind in columns} - {*TYPES}):
+        raise RequestError(f"there is no type {wrong[0][:40]!r} here", hint=f"one of {', '.join(TYPES)}")
+    spec: dict[str, Any] = area.spec.model_dump()
+    spec["target"]["table"] = f"{area.spec.target.table}_{organisation}_{dataset}"
+    spec["file"]["format"] = "csv"
+    spec["columns"] = {name: {"source": source, "type": kind} for name, source, kind in columns}
+    try:
+        made = LoadSpec.model_validate(spec)
+    except ValidationError as error:
+        raise RequestError(f"this data set is not possible: {error.errors()[0]['msg']}") from error
+    update = {"name": f"{organisation}_{dataset}", "group": area.id, "spec": made}
+    return area.model_copy(update={**update, "version": upload_version(area.version, columns)})
+
+
+def upload_version(area_version: str, columns: Columns) -> str:
+    """Version of the definition of a data set."""
+    return hashlib.sha256(f"{area_version} {json.dumps([list(each) for each in columns])}".encode()).hexdigest()
+
+
+def column_names(header: Iterable[str]) -> list[str]:
+    """Names of columns for those of a file: plain, none that loading adds itself, none twice."""
+    found: list[str] = []
+    for each in header:
+        plain = re.sub(r"[^a-z0-9_]+", "_", each.strip().lower()).strip("_")[:50] or "column"
+        plain = f"c_{plain}" if plain[0].isdigit() or plain in RESERVED else plain
+        number, name = 1, plain
+        while name in found:
+            number, name = number + 1, f"{plain}_{number + 1}"
+        found.append(name)
+    return found

@@ -1,0 +1,101 @@
+"""Uploads in the landing store: the pieces of a file while it comes, and its landing, as of any other source."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+from export_pipelines.errors import ObjectExists
+from export_pipelines.manifest import LandedManifest
+from export_pipelines.specs.load import LoadDefinition
+from export_pipelines.specs.uploads import Columns
+from export_pipelines.steps.land_storing import Chain, landed_folder, now, spool, store_content
+from export_pipelines.stores.base import Store
+
+_CHUNK = 1 << 20
+
+
+def piece_key(upload: str, offset: int) -> str:
+    """Key of a piece; keys sort as offsets do."""
+    return f"uploads/{upload}/{offset:015d}"
+
+
+def store_piece(store: Store, upload: str, offset: int, data: bytes) -> None:
+    """Put a piece away. One that is there was never counted: it is replaced."""
+    key = piece_key(upload, offset)
+    try:
+        store.put(key, data)
+    except ObjectExists:
+        store.delete(key)
+        store.put(key, data)
+
+
+def drop_pieces(store: Store, upload: str) -> None:
+    """Delete all pieces of an upload."""
+    for each in list(store.list(f"uploads/{upload}/")):
+        store.delete(each.key)
+
+
+def open_pieces(store: Store, upload: str) -> BinaryIO:
+    """The whole file, piece by piece."""
+    return cast(BinaryIO, io.BufferedReader(_Pieces(store, upload), _CHUNK))
+
+
+def land_upload(load: LoadDefinition, store: Store, upload: str, name: str, columns: Columns) -> LandedManifest:
+    """Land an upload under a name that no other landing of its data set has. Done before: that landing.
+
+    Crash: as of any landing, the file is there with its manifest or not at all.
+    """
+    chain = Chain.read(store, load.id)
+    if done := chain.latest.get(name):
+        return done
+    with open_pieces(store, upload) as stream, spool() as content:
+        while data := stream.read(_CHUNK):
+            content.write(data)
+        content.finish()
+        proof = store_content(store, landed_folder(load.id), name, content)
+    values = {
+        "run_id": "",
+        "source": "upload",
+        "name": name,
+        "url": f"upload:{upload}",
+        "version": "",
+        "partition": "",
+        "file": proof,
+        "fetched": now(),
+        "definition_version": load.version,
+        "state": {"mode": "upload", "columns": json.dumps([list(each) for each in columns])},
+    }
+    return chain.add(values)[0]
+
+
+def landed_columns(landed: LandedManifest) -> Columns:
+    """The columns that were chosen for a landed upload."""
+    return [(name, source, kind) for name, source, kind in json.loads(landed.state["columns"])]
+
+
+class _Pieces(io.RawIOBase):
+    """Pieces as one stream."""
+
+    def __init__(self, store: Store, upload: str) -> None:
+        super().__init__()
+        self._rest = self._parts(store, upload)
+        self._left = b""
+
+    @staticmethod
+    def _parts(store: Store, upload: str) -> Iterator[bytes]:
+        for each in list(store.list(f"uploads/{upload}/")):
+            yield store.get(each.key)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer))
+        if not self._left:
+            self._left = next(self._rest, b"")
+        data, self._left = self._left[: len(view)], self._left[len(view) :]
+        view[: len(data)] = data
+        return len(data)

@@ -1,0 +1,51 @@
+"""Loads of copies of another table: it gives the types, and at the end the copy must have its digest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from export_pipelines.errors import IntegrityError
+from export_pipelines.sources.postgres import Session
+from export_pipelines.specs.load import LoadColumn, LoadSpec, Style
+from export_pipelines.steps.load_context import LoadContext
+from export_pipelines.steps.table_digest import measured, noted_columns, portable_type
+from export_pipelines.targets.tables import columns_of
+
+if TYPE_CHECKING:
+    from export_pipelines.manifest import LandedManifest
+
+
+def as_copy(ctx: LoadContext, landed: LandedManifest) -> LoadContext:
+    """The load of a file that is a copy of a table: without columns of its own it has those of that table, and is
+    compared. Others are as they are."""
+    columns = noted_columns(landed.state)
+    if not columns or ctx.load.spec.columns:
+        return ctx
+    typed = {name: LoadColumn(type=portable_type(kind)) for name, kind in columns.items()}
+    load = ctx.load.model_copy(update={"spec": ctx.load.spec.model_copy(update={"columns": typed})})
+    return replace(ctx, load=load, expected=landed.state.get("digest", "") if _is_whole(load.spec) else "")
+
+
+def _is_whole(spec: LoadSpec) -> bool:
+    """Whether the table is what the file holds, and nothing else."""
+    return spec.style in (Style.REPLACE, Style.SHADOW) or (spec.style is Style.SNAPSHOT and not spec.removal.mark)
+
+
+def compare_copy(ctx: LoadContext, session: Session, relation: str) -> None:
+    """Compare the table that was loaded with what it was copied from, within the transaction.
+
+    Raises:
+        IntegrityError: it holds something else.
+    """
+    if not ctx.expected:
+        return
+    kinds = {column.name: column.type for column in columns_of(session, relation)}
+    found = measured(session, relation, [(name, kinds[name]) for name in ctx.load.spec.columns])
+    if found.text != ctx.expected:
+        rows = ctx.expected.partition(" ")[0]
+        raise IntegrityError(
+            f"the copy {ctx.load.spec.target.table} is not what it was made of: it has {found.rows} rows, there were "
+            f"{rows}, and the digests differ",
+            hint="nothing was changed; if it comes again, say `columns` and their types in the definition",
+        )

@@ -1,0 +1,266 @@
+"""Copies of loaded tables in a second database: from the database, or page by page from the service; always compared
+by digests before they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export_pipelines.errors import IntegrityError, SourceError
+from export_pipelines.local.postgres import Address
+from export_pipelines.manifest import LandedManifest
+from export_pipelines.sources.postgres import PostgresSource
+from export_pipelines.sources.table_api import ServedPage, TableApi
+from export_pipelines.specs.load import LoadDefinition, LoadSpec
+from export_pipelines.steps.land import LandContext, land
+from export_pipelines.steps.load import LoadContext, load_file
+from export_pipelines.steps.load_context import LoadResult
+from export_pipelines.steps.transform import TransformContext, run_transform
+from export_pipelines.stores.filesystem import FilesystemStore
+from tests.support.reading import Reading, reading
+from tests.support.servers import run_sql
+
+COLUMNS = {
+    "id": {"type": "bigint"},
+    "name": {"type": "text"},
+    "price": {"type": "numeric(10,2)"},
+    "sold": {"type": "timestamptz"},
+    "extra": {"type": "json"},
+    "tags": {"type": "text[]"},
+    "good": {"type": "boolean"},
+    "ratio": {"type": "double precision"},
+    "stamp": {"type": "bytea"},
+}
+ROWS = [
+    r'1,"a ""b"" é, c",1.50,2025-01-01 00:00:00+02,"{""a"":  1.10}","{x,NULL,""q \"" \\ r""}",t,0.1,\x00ff',
+    r'2,"",0.00,infinity,"[1, 2]",{},f,NaN,',
+    r"3,,,,,,,,",
+    r'4,"line',
+    r'end",99999999.99,2025-06-01 12:00:00.123456+00,"""text""","{{a,b},{c,d}}",t,1e300,\x',
+]
+HEADER = "id,name,price,sold,extra,tags,good,ratio,stamp"
+
+
+@pytest.fixture(scope="module")
+def shop(postgres: Address, migrated_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reading]:
+    """A service with the table `shop.orders`, ten rows a page."""
+    target = {"table": "shop.orders", "published": True, "keep_versions": 1}
+    spec: dict[str, Any] = {"style": "replace", "target": target, "columns": COLUMNS}
+    with reading(postgres, migrated_database, tmp_path_factory.mktemp("copies"), spec) as found:
+        yield found
+
+
+def fill(shop: Reading, count: int = 25, name: str = "n") -> None:
+    """Load a new version: all kinds of values, and some more rows."""
+    more = [f"{n},{name},1,,,,,," for n in range(10, 10 + count)]
+    shop.kit.load("\n".join([HEADER, *ROWS, *more]) + "\n")
+
+
+class Copy:
+    """A copy of `shop.orders` in a database of its own."""
+
+    def __init__(self, url: str, folder: Path, shop: Reading, source: dict[str, Any], **spec: Any) -> None:
+        self.url, self.shop = url, shop
+        self.store = FilesystemStore(folder / "copied")
+        target = {"connection": "datasets", "table": "shop.copied"}
+        made = LoadSpec.model_validate({"source": source, "target": target, "style": "replace", **spec})
+        self.load = LoadDefinition(name="copied", group="shop", folder=folder, spec=made, version="v1")
+
+    def land(self) -> list[LandedManifest]:
+        found = land(
+            LandContext(self.load, self.store, database=PostgresSource(self.shop.kit.url), relation="shop.orders")
+        )
+        return list(found.landed)
+
+    def put(self, landed: LandedManifest) -> LoadResult:
+        return load_file(LoadContext(self.load, PostgresSource(self.url), self.store), landed)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        return content(self.url, "shop.copied")
+
+
+def content(url: str, table: str) -> list[tuple[Any, ...]]:
+    columns = ", ".join(f"{name}::text" if name != "extra" else "extra::jsonb::text" for name in COLUMNS)
+    return run_sql(url, f"SELECT {columns} FROM {table} ORDER BY id")
+
+
+@pytest.fixture(params=["table", "table_api"])
+def copy(
+    request: pytest.FixtureRequest, shop: Reading, second_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Copy:
+    """A copy by either way."""
+    monkeypatch.setenv("SHOP_KEY", shop.key)
+    sources = {
+        "table": {"type": "table", "table": "shop/orders"},
+        "table_api": {
+            "type": "table_api",
+            "url": shop.up.url,
+            "table": "shop.orders",
+            "client": shop.client,
+            "key": {"env": "SHOP_KEY"},
+        },
+    }
+    return Copy(second_database, tmp_path, shop, sources[request.param])
+
+
+def test_a_copy_has_the_same_rows_and_types_and_an_unchanged_table_lands_once(shop: Reading, copy: Copy) -> None:
+    fill(shop)
+    (landed,) = copy.land()
+    assert landed.rows == 29 and landed.state["digest"].startswith("29 ")
+    result = copy.put(landed)
+    assert (result.rows, result.quarantined) == (29, 0)
+    assert dict(result.columns) == {
+        **{name: column["type"] for name, column in COLUMNS.items()},
+        "sold": "timestamp with time zone",
+    }
+    assert copy.rows() == content(shop.kit.url, "shop.orders")
+    assert copy.land() == []
+    fill(shop, 3)
+    (landed,) = copy.land()
+    assert copy.put(landed).rows == 7 and len(copy.rows()) == 7
+
+
+def test_a_copy_that_is_something_else_is_never_shown(shop: Reading, copy: Copy) -> None:
+    fill(shop)
+    (landed,) = copy.land()
+    copy.put(landed)
+    fill(shop, 5, "other")
+    (landed,) = copy.land()
+    wrong = landed.model_copy(update={"state": {**landed.state, "digest": "9 1"}})
+    with pytest.raises(IntegrityError, match="not what it was made of: it has 9 rows, there were 9, and the digests"):
+        copy.put(wrong)
+    assert len(copy.rows()) == 29
+    assert run_sql(copy.url, "SELECT state FROM operations.datafile_registry ORDER BY id") == [
+        ("processed",),
+        ("failed",),
+    ]
+    assert copy.put(landed).rows == 9
+
+
+@pytest.mark.parametrize("style", ["shadow", "snapshot"])
+def test_other_whole_styles_are_compared_too(shop: Reading, second_database: str, tmp_path: Path, style: str) -> None:
+    source = {"type": "table", "table": "shop/orders"}
+    copy = Copy(second_database, tmp_path, shop, source, style=style, key=["id"], removal={"share": 1})
+    for count in (5, 8, 2):
+        fill(shop, count)
+        (landed,) = copy.land()
+        copy.put(landed)
+        assert copy.rows() == content(shop.kit.url, "shop.orders")
+
+
+@pytest.fixture
+def over_http(shop: Reading, second_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
+    """A copy from the service."""
+    monkeypatch.setenv("SHOP_KEY", shop.key)
+    source = {"type": "table_api", "url": shop.up.url, "table": "shop.orders", "client": shop.client}
+    return Copy(second_database, tmp_path, shop, {**source, "key": {"env": "SHOP_KEY"}})
+
+
+def between_pages(monkeypatch: pytest.MonkeyPatch, *actions: Any) -> None:
+    """Do something behind the first page, the first times that pages are read."""
+    left, pages = list(actions), TableApi.pages
+
+    def slow(api: TableApi, version: str) -> Iterator[ServedPage]:
+        for number, page in enumerate(pages(api, version)):
+            yield page
+            if number == 0 and left:
+                left.pop(0)()
+
+    monkeypatch.setattr(TableApi, "pages", slow)
+
+
+def test_a_swap_between_pages_gives_the_old_version_or_the_new_one(
+    shop: Reading, over_http: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(shop, 25, "first")
+
+    def swap() -> None:  # one old version is kept: it can still be read
+        fill(shop, 25, "second")
+
+    def swap_twice() -> None:  # what was begun is gone
+        fill(shop, 25, "third")
+        fill(shop, 30, "fourth")
+
+    between_pages(monkeypatch, swap)
+    (landed,) = over_http.land()
+    over_http.put(landed)
+    assert {row[1] for row in over_http.rows() if int(row[0]) >= 10} == {"first"}
+    between_pages(monkeypatch, swap_twice)
+    (landed,) = over_http.land()
+    over_http.put(landed)
+    assert over_http.rows() == content(shop.kit.url, "shop.orders") and landed.rows == 34
+
+
+def test_rows_that_change_between_pages_make_it_begin_anew(
+    shop: Reading, over_http: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(shop)
+    pointer = "SELECT current_version FROM operations.loaded_table WHERE target_table = 'shop.orders'"
+    ((number,),) = run_sql(shop.kit.url, pointer)
+
+    def change() -> None:
+        run_sql(shop.kit.url, f"UPDATE shop.orders__v{number} SET price = price + 1 WHERE id >= 10")
+
+    between_pages(monkeypatch, change)
+    (landed,) = over_http.land()
+    over_http.put(landed)
+    assert over_http.rows() == content(shop.kit.url, "shop.orders")
+    between_pages(monkeypatch, *[change] * 9)
+    change()
+    with pytest.raises(SourceError, match="was changed 5 times") as caught:
+        over_http.land()
+    assert caught.value.transient
+
+
+def test_a_wrong_key_or_table_is_refused_without_telling_the_key(
+    shop: Reading, over_http: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_KEY", "not the key at all")
+    with pytest.raises(SourceError, match="answers 401") as caught:
+        over_http.land()
+    assert "not the key" not in str(caught.value)
+    monkeypatch.setenv("SHOP_KEY", shop.key)
+    spec = over_http.load.spec
+    other = spec.source.model_copy(update={"table": "shop.hidden"})
+    over_http.load = over_http.load.model_copy(update={"spec": spec.model_copy(update={"source": other})})
+    with pytest.raises(SourceError, match="answers 404"):
+        over_http.land()
+
+
+def test_an_answer_that_was_changed_on_the_way_is_refused(
+    shop: Reading, over_http: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(shop)
+    from export_pipelines.sources import http_client
+
+    read = http_client.Client.read
+
+    def changed(self: Any, call: Any, limit: int) -> Any:
+        body, response = read(self, call, limit)
+        return body.replace(b'"rows":29', b'"rows":28'), response
+
+    monkeypatch.setattr(http_client.Client, "read", changed)
+    with pytest.raises(SourceError, match="signature of an answer"):
+        over_http.land()
+
+
+def test_a_published_table_of_a_transform_is_served(shop: Reading) -> None:
+    fill(shop, 5)
+    folder = shop.up.service.settings.root / "assets/shop/totals"
+    folder.mkdir()
+    (folder / "defs.yaml").write_text(
+        "type: export_pipelines.Transform\nattributes: {target: {table: shop.totals, published: true}}\n"
+    )
+    (folder / "transform.sql").write_text(
+        "SELECT name, count(*) AS orders FROM shop.orders GROUP BY name ORDER BY 2, 1"
+    )
+    shop.up.service.refresh()
+    made = shop.up.service.project.transforms["shop/totals"].transform
+    assert shop.get("/api/v1/table-data/shop/totals").status_code == 404
+    run_transform(TransformContext(made, PostgresSource(shop.kit.url)))
+    page = shop.get("/api/v1/table-data/shop/totals?orientation=records").json()
+    assert page["results"][-1] == {"name": "n", "orders": 5} and page["next"] is None
+    assert shop.get("/api/v1/table-structure/shop/totals").json()["rows"] == len(page["results"])
