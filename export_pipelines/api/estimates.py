@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("export_pipelines.api")
 
-WAIT_SECONDS = 0.03
+WAIT_SECONDS = 0.02
 """How long recording a request waits for its estimate."""
 
 HOPELESS = 20

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from export_pipelines.stores.filesystem import FilesystemStore
 
 _BUFFER = 1 << 20
+_PIECE = 8 << 20
+"""So many bytes after each other are sent on their way to the disk. Else they would gather in memory until the system
+writes all at once, and every commit on that disk, of the catalog too, would wait for seconds."""
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -34,6 +37,7 @@ class FileWriter:
         self._name = parts[-1]
         self._temporary = f"{TEMPORARY}{secrets.token_hex(8)}"
         self._done = False
+        self._size = self._sent = 0
         with store.explained("write", self._key), store.folder(parts[:-1], create=True) as folder:
             self._folder = os.dup(folder)
             try:
@@ -47,11 +51,22 @@ class FileWriter:
     def write(self, data: bytes) -> int:
         """Add to the object. Raises StoreError, after which nothing of it is left."""
         try:
-            return self._file.write(data)
+            written = self._file.write(data)
+            self._size += written
+            if self._size - self._sent >= _PIECE:
+                self._send()
+            return written
         except OSError as error:
             failure = explain(error, "write", self._store.root / self._key)
             self._abort()
             raise failure from error
+
+    def _send(self) -> None:
+        """Let the system begin to write what it has of the file. Nothing is waited for, and nothing is durable yet."""
+        # macOS has no such call.
+        if hasattr(os, "posix_fadvise"):
+            first, self._sent = self._sent, self._size
+            os.posix_fadvise(self._file.fileno(), first, self._size - first, os.POSIX_FADV_DONTNEED)
 
     def publish(self) -> None:
         """Make it durable and visible. Raises ObjectExists if the name is taken, StoreError for anything else."""
