@@ -7,7 +7,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import cleanup, export, load, memory, mysql, partitions, requests, restore, service, startup, verify
+from benchmarks import (
+    cleanup,
+    export,
+    load,
+    memory,
+    mysql,
+    partitions,
+    reading,
+    requests,
+    restore,
+    service,
+    startup,
+    verify,
+)
 from benchmarks.measure import say
 from benchmarks.server import database, remove_cluster
 
@@ -19,6 +32,7 @@ NAMES = (
     "memory",
     "restore",
     "load",
+    "reading",
     "verify",
     "mysql",
     "mysql-memory",
@@ -50,6 +64,7 @@ def main() -> None:
                 "startup": lambda: startup.run(base, given.pairs),
                 "restore": lambda: restore.run(base, given.pairs, given.scale),
                 "load": lambda: load.run(base, given.pairs, given.scale),
+                "reading": lambda: reading.run(base, given.scale),
                 "verify": lambda: verify.run(base, given.pairs, given.scale),
                 "memory": lambda: memory.run(base, given.most),
                 "mysql": lambda: mysql.run(base, given.pairs, given.rows // 2),

@@ -27,7 +27,7 @@ from export_pipelines.specs.load import LoadDefinition, LoadSpec
 from export_pipelines.steps.load import LoadContext, load_file
 from export_pipelines.stores.filesystem import FilesystemStore
 
-_TYPES = {
+TYPES = {
     "l_orderkey": "bigint", "l_partkey": "int", "l_suppkey": "int", "l_linenumber": "int",
     "l_quantity": "numeric(15,2)", "l_extendedprice": "numeric(15,2)", "l_discount": "numeric(15,2)",
     "l_tax": "numeric(15,2)", "l_returnflag": "char(1)", "l_linestatus": "char(1)", "l_shipdate": "date",
@@ -103,7 +103,7 @@ def _changed(line: bytes) -> bytes:
 
 
 def _empty(base: Database, kind: str) -> None:
-    columns = ", ".join(f"{name} {type_ if kind == 'typed' else 'text'}" for name, type_ in _TYPES.items())
+    columns = ", ".join(f"{name} {type_ if kind == 'typed' else 'text'}" for name, type_ in TYPES.items())
     base.run("DROP TABLE IF EXISTS lineitem_loaded", f"CREATE TABLE lineitem_loaded ({columns})", "CHECKPOINT")
 
 
@@ -130,7 +130,7 @@ def _ours(base: Database, folder: Path, file: str, kind: str, sequence: int = 1)
 def main() -> None:
     """One load in a process of its own: what to do as JSON on stdin, figures on stdout."""
     job = json.load(sys.stdin)
-    columns = {} if job["kind"] == "text" else {name: {"type": type_} for name, type_ in _TYPES.items()}
+    columns = {} if job["kind"] == "text" else {name: {"type": type_} for name, type_ in TYPES.items()}
     key = ["l_orderkey", "l_linenumber"] if job["kind"] == "shadow" else []
     spec = LoadSpec.model_validate({
         "source": {"type": "folder", "path": "/nowhere"}, "target": {"table": "bench.lineitem"}, "columns": columns,

@@ -31,6 +31,8 @@ case ${1:-test} in
     need mariadbd mariadb-server-core
     need mariadb mariadb-client-core
     need pt-archiver percona-toolkit
+    need node nodejs
+    need npm npm
     ;;
   *)
     echo "there is no set of packages '$1'" >&2
