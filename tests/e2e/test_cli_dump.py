@@ -14,6 +14,9 @@ from tests.support.command_line import CommandLine, Result
 from tests.support.dagster_project import EVENTS, make_events, new_project, query
 from tests.support.servers import run_sql
 
+# Commands in processes of their own take their time: part of `make test-all`.
+pytestmark = pytest.mark.slow
+
 BCU = """
 type: export_pipelines.ExportTable
 attributes:

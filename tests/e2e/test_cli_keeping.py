@@ -9,6 +9,9 @@ import pytest
 from tests.support.command_line import CommandLine
 from tests.support.dagster_project import EVENTS, make_events, new_project
 
+# Commands in processes of their own take their time: part of `make test-all`.
+pytestmark = pytest.mark.slow
+
 RETENTION = EVENTS + "  retention: {keep: 30 days, newest: 2, only_copies: give_up_for_good}\n"
 
 

@@ -67,6 +67,7 @@ def test_versions_are_listed_compared_and_rolled_back(cli: CommandLine, database
     assert refused.code == 1 and "hint: " in refused.err
 
 
+@pytest.mark.slow
 def test_a_transform_is_planned_checked_run_after_what_it_reads_and_rolled_back(
     cli: CommandLine, database: str
 ) -> None:

@@ -10,6 +10,9 @@ import pytest
 from tests.support.command_line import CommandLine
 from tests.support.dagster_project import EVENTS, RESOURCES, Folder, make_events, new_project, query
 
+# Commands in processes of their own take their time: part of `make test-all`.
+pytestmark = pytest.mark.slow
+
 MAGIC = b"age-encryption.org/v1\n"
 ENCRYPTED = "url: {env: ARCHIVE_URL}, encryption: {recipients: [RECIPIENT]}"
 IDENTITY = """

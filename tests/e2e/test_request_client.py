@@ -17,6 +17,9 @@ from tests.support.pages import Served, served
 from tests.support.servers import run_sql
 from tests.support.threads import wait_until
 
+# Commands in processes of their own take their time: part of `make test-all`.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def service(tmp_path: Path, database: str, catalog_url: str) -> Iterator[Served]:

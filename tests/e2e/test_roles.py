@@ -19,6 +19,9 @@ from tests.support.dagster_project import RESOURCES, new_project, query
 from tests.support.served import served, until
 from tests.support.servers import new_database, run_sql
 
+# Commands in processes of their own take their time: part of `make test-all`.
+pytestmark = pytest.mark.slow
+
 DELETER = """
 ---
 type: export_pipelines.PostgresConnection

@@ -16,6 +16,8 @@ from export_pipelines.stores import open_store
 from tests.support.killed import Edge, run_until
 from tests.support.tables import Kit
 
+pytestmark = pytest.mark.slow
+
 DELETE = "stores.filesystem:FilesystemStore.delete"
 APPEND = "steps.chain:append"
 

@@ -14,6 +14,8 @@ from psycopg2.extensions import make_dsn
 
 from tests.support.dagster_project import EVENTS, Folder, make_events, new_project, query
 
+pytestmark = pytest.mark.slow
+
 DRILLS = """
 type: export_pipelines.DrillSchedule
 attributes: {name: drills, cron: 0 4 * * 0}
