@@ -100,9 +100,9 @@ def _serve(settings: Settings, host: str, port: int, workers: int) -> None:
         options = {**OPTIONS, "host": host, "port": port, "access_log": access_log}
         uvicorn.run("export_pipelines.api.app:from_environment", factory=True, workers=workers, **options)
         return
-    from export_pipelines.api.app import create_app
+    from export_pipelines.api.app import create_app, settled
 
-    Server(create_app(settings), host=host, port=port, access_log=access_log).run()
+    Server(settled(create_app(settings)), host=host, port=port, access_log=access_log).run()
 
 
 def _log() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from export_pipelines.stores.filesystem import FilesystemStore
 
 _BUFFER = 1 << 20
-_PIECE = 8 << 20
+_PIECE = 4 << 20
 """So many bytes after each other are sent on their way to the disk. Else they would gather in memory until the system
 writes all at once, and every commit on that disk, of the catalog too, would wait for seconds."""
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
