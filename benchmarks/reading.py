@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +19,7 @@ import orjson
 
 from benchmarks.load import TYPES
 from benchmarks.measure import say, seconds, table
+from benchmarks.served import OURS, RESOURCES, environment, running, write_project
 from benchmarks.server import Database, load_lineitem
 from export_pipelines.local.children import free_port
 from export_pipelines.sources.hawk import signed
@@ -48,22 +45,16 @@ const credentials = { id, key, algorithm: 'sha256' };
   console.log(rows);
 })().catch((error) => { console.error(error); process.exit(1); });
 """
-_RESOURCES = """
+_RESOURCES = f"""{RESOURCES}---
 type: export_pipelines.PostgresConnection
-attributes: {resource_key: warehouse, url: {env: DATABASE_URL}}
+attributes: {{resource_key: warehouse, url: {{env: DATABASE_URL}}}}
 ---
 type: export_pipelines.FilesystemStore
-attributes: {resource_key: landing, path: {env: EXPORT_PATH}}
----
-type: export_pipelines.FilesystemStore
-attributes: {resource_key: exports, path: {env: EXPORT_PATH}}
----
-type: export_pipelines.CatalogDatabase
-attributes: {url: {env: DAGSTER_PG_URL}}
+attributes: {{resource_key: landing, path: {{env: EXPORT_PATH}}}}
 ---
 type: export_pipelines.Service
 attributes:
-  rates: {pages_per_user: 100000/second, pages_per_address: 100000/second}
+  rates: {{pages_per_user: 100000/second, pages_per_address: 100000/second}}
 """
 
 
@@ -71,12 +62,12 @@ def run(base: Database, scale: float) -> str:
     """Measure; the result as Markdown."""
     rows = load_lineitem(base, scale)
     root = base.folder / "reading"
-    environment = {**os.environ, "DATABASE_URL": base.source, "DAGSTER_PG_URL": base.catalog, "NO_PROXY": "127.0.0.1"}
-    _load(base, root, environment)
-    ours = [sys.executable, "-m", "export_pipelines.cli"]
-    command = [*ours, "client", "create", "bench", "--table", "bench.*", "--json"]
-    made = json.loads(subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, check=True).stdout)
-    with _api(root, environment) as url:
+    _load(base, root)
+    command = [*OURS, "client", "create", "bench", "--table", "bench.*", "--json"]
+    made = json.loads(_run(base, root, command, stdout=subprocess.PIPE).stdout)
+    url = f"http://127.0.0.1:{free_port()}"
+    port = url.rpartition(":")[2]
+    with running(base, root, "api", "--port", port, ready=lambda _: _answers(url)):
         first = f"{url}/api/v1/table-data/bench/lineitem?orientation=records"
         say(f"reading {rows:,} rows …")
         pages, taken, cpu = _read(first, made["id"], made["key"])
@@ -86,12 +77,12 @@ def run(base: Database, scale: float) -> str:
     theirs = seconds(lambda: _psql(base, select))
     tenth = len(pages) // 10
     ordered = sorted(pages)
-    first, last = 1000 * median(pages[:tenth]), 1000 * median(pages[-tenth:])
+    early, late = 1000 * median(pages[:tenth]), 1000 * median(pages[-tenth:])
     lines = [
         ["rows a second", f"{rows / taken:,.0f}"],
         ["page: median, p99, slowest, ms", f"{1000 * median(pages):.1f}, {1000 * ordered[int(len(pages) * 0.99)]:.1f}, "
          f"{1000 * ordered[-1]:.0f}"],
-        ["median of the first tenth of the pages, and of the last, ms", f"{first:.1f}, {last:.1f}"],
+        ["median of the first tenth of the pages, and of the last, ms", f"{early:.1f}, {late:.1f}"],
         ["processor time of the client, ms a page", f"{1000 * cpu / len(pages):.1f}"],
         ["npm's `hawk`, the whole table, each answer's signature checked, rows a second", f"{rows / npm:,.0f}"],
         ["`psql` of the same rows as JSON, rows a second", f"{rows / theirs:,.0f} (ratio {theirs / taken:.2f})"],
@@ -99,7 +90,7 @@ def run(base: Database, scale: float) -> str:
     return f"{rows:,} rows, {len(pages):,} pages of records.\n\n" + table(["", ""], lines)
 
 
-def _load(base: Database, root: Path, environment: dict[str, str]) -> None:
+def _load(base: Database, root: Path) -> None:
     """The table, loaded from a file as every table is."""
     columns = {name: {"type": kind} for name, kind in TYPES.items()}
     attributes = {
@@ -112,34 +103,24 @@ def _load(base: Database, root: Path, environment: dict[str, str]) -> None:
         "resources/defs.yaml": _RESOURCES,
         "assets/bench/lineitem/defs.yaml": json.dumps({"type": "export_pipelines.LoadTable", "attributes": attributes}),
     }
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
+    write_project(root, files)
     (root / "drops").mkdir(exist_ok=True)
     with (root / "drops" / "lineitem.csv").open("wb") as out:
-        command = [base.programs / "psql", "-X", "-q", base.source, "-c", "COPY lineitem TO STDOUT CSV HEADER"]
+        command: list[str | Path] = [
+            base.programs / "psql",
+            "-X",
+            "-q",
+            base.source,
+            "-c",
+            "COPY lineitem TO STDOUT CSV HEADER",
+        ]
         subprocess.run(command, stdout=out, check=True)
     say("loading …")
-    command = [sys.executable, "-m", "export_pipelines.cli", "load", "run", "bench/lineitem"]
-    subprocess.run(command, cwd=root, env=environment, check=True)
+    _run(base, root, [*OURS, "load", "run", "bench/lineitem"])
 
 
-@contextmanager
-def _api(root: Path, environment: dict[str, str]) -> Iterator[str]:
-    port = free_port()
-    command = [sys.executable, "-m", "export_pipelines.cli", "api", "--port", str(port)]
-    with (root / "api.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while not _answers(url):
-            if process.poll() is not None:
-                raise RuntimeError((root / "api.log").read_text())
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+def _run(base: Database, root: Path, command: list[str], **more: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, cwd=root, env=environment(base), check=True, **more)
 
 
 def _answers(url: str) -> bool:
@@ -186,5 +167,5 @@ def _npm(root: Path, first: str, client: str, key: str, rows: int) -> None:
 
 
 def _psql(base: Database, select: str) -> None:
-    command = [base.programs / "psql", "-X", "-q", base.source, "-c", f"COPY ({select}) TO STDOUT"]
+    command: list[str | Path] = [base.programs / "psql", "-X", "-q", base.source, "-c", f"COPY ({select}) TO STDOUT"]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)

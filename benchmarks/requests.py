@@ -6,13 +6,11 @@ for a request and do not run. What the API adds is not measured here.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from benchmarks.measure import say, spread, table
+from benchmarks.served import RESOURCES, WORKSPACE, processes_below, running, write_project
 from benchmarks.server import Database
 from export_pipelines.catalog.audit import Actor
 from export_pipelines.catalog.migrate import migrate
@@ -23,18 +21,9 @@ from export_pipelines.specs.query import parse_query
 
 _ROWS = 80_000
 _FILES = {
-    "workspace.yaml": "load_from: [python_module: {module_name: export_pipelines.definitions, working_directory: .}]\n",
+    "workspace.yaml": WORKSPACE,
     "assets/bench/orders/defs.yaml": "type: export_pipelines.DataSet\nattributes: {table: public.orders_on_demand}\n",
-    "resources/defs.yaml": """
-type: export_pipelines.PostgresConnection
-attributes: {resource_key: source, url: {env: DATABASE_URL}}
----
-type: export_pipelines.FilesystemStore
-attributes: {resource_key: exports, path: {env: EXPORT_PATH}}
----
-type: export_pipelines.CatalogDatabase
-attributes: {url: {env: DAGSTER_PG_URL}}
-""",
+    "resources/defs.yaml": RESOURCES,
 }
 _LIVE = ("pending", "processing")
 
@@ -42,27 +31,16 @@ _LIVE = ("pending", "processing")
 def run(base: Database, pairs: int, most: int = 1_000) -> str:
     """Measure; the result as Markdown. `most` requests are queued at the end."""
     root = base.folder / "requests"
-    for name, text in _FILES.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
+    write_project(root, _FILES)
     columns = ", ".join(f"n % {1000 + c} AS c{c}" for c in range(19))
     base.run("DROP TABLE IF EXISTS orders_on_demand")
     base.run(f"CREATE TABLE orders_on_demand AS SELECT n, {columns} FROM generate_series(1, {_ROWS}) n")
     migrate(base.catalog, "export_pipelines")
-    environment = {**os.environ, "DATABASE_URL": base.source, "DAGSTER_PG_URL": base.catalog}
-    command = [sys.executable, "-u", "-m", "export_pipelines.cli", "worker"]
-    with (root / "worker.log").open("wb") as log:
-        worker = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
     pool = CatalogPool(base.catalog)
     try:
-        while b"ready" not in (root / "worker.log").read_bytes():
-            if worker.poll() is not None:
-                raise RuntimeError((root / "worker.log").read_text())
-            time.sleep(0.1)
-        return _measure(Asking(root, Requests(pool)), worker.pid, pairs, most)
+        with running(base, root, "worker", ready=lambda said: b"ready" in said) as worker:
+            return _measure(Asking(root, Requests(pool)), worker, pairs, most)
     finally:
-        worker.terminate()
-        worker.wait(30)
         pool.close()
 
 
@@ -131,11 +109,8 @@ def _measure(asking: Asking, worker: int, pairs: int, most: int) -> str:
 
 def _memory(pid: int) -> float:
     """Proportional share of a process and all below it, in MB."""
-    total, todo = 0.0, [pid]
-    while todo:
-        each = todo.pop()
+    total = 0.0
+    for each in processes_below(pid):
         rollup = Path(f"/proc/{each}/smaps_rollup").read_text()
         total += int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1]) * 1024 / 1e6
-        for task in Path(f"/proc/{each}/task").glob("*/children"):
-            todo += [int(child) for child in task.read_text().split()]
     return total

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,10 +20,12 @@ from typing import Any
 
 import httpx
 
-from benchmarks.measure import say, spread, table
+from benchmarks.measure import peak_memory, say, spread, table
+from benchmarks.served import RESOURCES, WORKSPACE, processes_below, running, write_project
 from benchmarks.server import Database
 from export_pipelines.local.children import free_port
 
+_TOKEN = re.compile(rb"with the token (\S+)")
 _COLUMNS = ", ".join(f"n % {1000 + c} AS c{c}" for c in range(19))
 _KEYS = 2_897
 _WIDE_ROWS = 40_000
@@ -42,17 +40,9 @@ _WIDENED = "  widen: {column: extra, keys: discover}\n"
 _MORE = {"orders": "", "many": "", "tenth": _WIDENED, "dense": _WIDENED}
 _FILES = {
     **{f"assets/bench/{name}/defs.yaml": _DATA_SET.format(name=name) + more for name, more in _MORE.items()},
-    "workspace.yaml": "load_from: [python_module: {module_name: export_pipelines.definitions, working_directory: .}]\n",
-    "resources/defs.yaml": """
-type: export_pipelines.PostgresConnection
-attributes: {resource_key: source, url: {env: DATABASE_URL}}
----
-type: export_pipelines.FilesystemStore
-attributes: {resource_key: exports, path: {env: EXPORT_PATH}}
----
-type: export_pipelines.CatalogDatabase
-attributes: {url: {env: DAGSTER_PG_URL}}
----
+    "workspace.yaml": WORKSPACE,
+    "resources/defs.yaml": RESOURCES
+    + """---
 type: export_pipelines.Service
 attributes:
   max_pending_per_user: 100000
@@ -67,9 +57,7 @@ attributes:
 def run(base: Database, pairs: int) -> str:
     """Measure; the result as Markdown."""
     root = base.folder / "service"
-    for name, text in _FILES.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
+    write_project(root, _FILES)
     _tables(base)
     with _up(base, root) as up:
         parts = [_single(up, pairs), _cancelling(up, pairs), _crowd(up), _memory_line(up)]
@@ -119,43 +107,26 @@ class _Up:
         }
 
     def note_memory(self) -> None:
-        text = Path(f"/proc/{self.api}/status").read_text()
-        self.peak = max(self.peak, int(re.search(r"VmHWM:\s+(\d+)", text)[1]) * 1024 / 1e6)  # type: ignore[index]
+        self.peak = max(self.peak, peak_memory(self.api))
 
 
 @contextmanager
 def _up(base: Database, root: Path) -> Iterator[_Up]:
-    port, api_port = free_port(), free_port()
-    environment = {**os.environ, "DATABASE_URL": base.source, "DAGSTER_PG_URL": base.catalog, "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-u", "-m", "export_pipelines.cli", "up", "--no-open", "--port", str(port)]
-    log = root / "up.out"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*command, "--api-port", str(api_port)], cwd=root, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
-    try:
-        while not (found := re.search(rb"with the token (\S+)", log.read_bytes())):
-            if process.poll() is not None:
-                raise RuntimeError(log.read_text())
-            time.sleep(0.2)
-        up = _Up(f"http://127.0.0.1:{api_port}", found[1].decode(), _listening(process.pid, api_port))
+    port, api_port = str(free_port()), str(free_port())
+    command = ("up", "--no-open", "--port", port, "--api-port", api_port)
+    with running(base, root, *command, ready=_TOKEN.search) as process:
+        token = _TOKEN.search((root / "up.out").read_bytes())
+        assert token
         time.sleep(10)
-        yield up
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        yield _Up(f"http://127.0.0.1:{api_port}", token[1].decode(), _listening(process, api_port))
 
 
-def _listening(up: int, port: int) -> int:
+def _listening(up: int, port: str) -> int:
     """The process of the API, below `up`."""
-    todo = [up]
-    while todo:
-        each = todo.pop()
+    for each in processes_below(up):
         command = Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0")
-        if b"api" in command and str(port).encode() in command:
+        if b"api" in command and port.encode() in command:
             return each
-        for task in Path(f"/proc/{each}/task").glob("*/children"):
-            todo += [int(child) for child in task.read_text().split()]
     raise RuntimeError("the API is not there")
 
 

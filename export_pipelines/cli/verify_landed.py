@@ -55,12 +55,12 @@ def check_tables(loads: Mapping[str, LoadDefinition], resources: Mapping[str, An
     for name, load in loads.items():
         try:
             store = open_resource(resources, load.spec.landing)
-            files = len(landed_files(store, name))
-            problems = check_landed(store, name)
+            landed = landed_files(store, name)
+            problems = check_landed(store, landed)
         except ExportPipelinesError as error:
-            files, problems = 0, [error.message]
-        if files or problems:
-            found.append(Landed(name, files, tuple(problems)))
+            landed, problems = [], [error.message]
+        if landed or problems:
+            found.append(Landed(name, len(landed), tuple(problems)))
     return found
 
 

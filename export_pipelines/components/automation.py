@@ -84,10 +84,10 @@ class ExportScheduleSpec(AutomationSpec):
         return value if value is None else valid_cron(value)
 
 
-class ExpireScheduleSpec(AutomationSpec):
-    """Gives up the archived files that `retention` does not want, of each table that has one, by the clock."""
+class ClockSpec(AutomationSpec):
+    """What each document has whose work is done by the clock."""
 
-    cron: str = "0 5 * * *"
+    cron: str
     """When."""
     timezone: str = "UTC"
     """Zone of `cron`."""
@@ -103,13 +103,18 @@ class ExpireScheduleSpec(AutomationSpec):
         return valid_cron(value)
 
 
-class DrillScheduleSpec(AutomationSpec):
+class ExpireScheduleSpec(ClockSpec):
+    """Gives up the archived files that `retention` does not want, of each table that has one, by the clock."""
+
+    cron: str = "0 5 * * *"
+    """When."""
+
+
+class DrillScheduleSpec(ClockSpec):
     """Restore drills by the clock: a random archived partition of each table is restored and compared."""
 
     cron: str = "0 4 * * 0"
     """When."""
-    timezone: str = "UTC"
-    """Zone of `cron`."""
     connection: str | None = None
     """Name of the connection in whose database the rows are restored, into a temporary table; when absent, that of each
     table. Its role needs TEMPORARY on the database, and the types of the columns must exist there."""
@@ -118,18 +123,8 @@ class DrillScheduleSpec(AutomationSpec):
     tables_at_once: int | None = Field(default=None, ge=1)
     """How many of the tables are drilled at a time, chosen at random; all when absent."""
 
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        return _known_zone(value)
 
-    @field_validator("cron")
-    @classmethod
-    def _valid_cron(cls, value: str) -> str:
-        return valid_cron(value)
-
-
-class VerifyScheduleSpec(AutomationSpec):
+class VerifyScheduleSpec(ClockSpec):
     """Verifies archives by the clock, as much at a time as a budget allows: the asset check `verified`.
 
     All its tables share the budget. Files that were never verified come first, then those of longest ago.
@@ -137,24 +132,12 @@ class VerifyScheduleSpec(AutomationSpec):
 
     cron: str = "0 3 * * *"
     """When."""
-    timezone: str = "UTC"
-    """Zone of `cron`."""
     budget: str = "10GB"
     """Bytes of files that are read at most each time: `500MB`, `10GB`, `2TB`. Chains are always read whole."""
     minutes: float = Field(default=60, gt=0)
     """Minutes that it may take at most. A file that is not done by then is broken off, and stays due."""
     jobs: int = Field(default=1, ge=1)
     """Processes at work."""
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        return _known_zone(value)
-
-    @field_validator("cron")
-    @classmethod
-    def _valid_cron(cls, value: str) -> str:
-        return valid_cron(value)
 
     @field_validator("budget")
     @classmethod
@@ -163,7 +146,7 @@ class VerifyScheduleSpec(AutomationSpec):
         return value
 
 
-class TidyScheduleSpec(AutomationSpec):
+class TidyScheduleSpec(ClockSpec):
     """Keeps Dagster's storage from growing for ever, by the clock: logs of old runs go, and then the runs.
 
     Nothing that was materialized, observed or checked last is forgotten, so that no partition looks missing.
@@ -171,22 +154,10 @@ class TidyScheduleSpec(AutomationSpec):
 
     cron: str = "30 1 * * *"
     """When."""
-    timezone: str = "UTC"
-    """Zone of `cron`."""
     log_days: int = Field(default=LOG_DAYS, ge=1)
     """Days that the logs of a run are kept after its end."""
     history_days: int = Field(default=HISTORY_DAYS, ge=1)
     """Days that a run is kept after its end, if nothing needs it any more."""
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        return _known_zone(value)
-
-    @field_validator("cron")
-    @classmethod
-    def _valid_cron(cls, value: str) -> str:
-        return valid_cron(value)
 
     @model_validator(mode="after")
     def _logs_first(self) -> TidyScheduleSpec:

@@ -8,7 +8,8 @@ from typing import Any
 import dagster as dg
 
 from export_pipelines import naming
-from export_pipelines.components.automation import DefaultStatus, DrillScheduleSpec
+from export_pipelines.components.automation import DrillScheduleSpec
+from export_pipelines.components.schedules import clock_schedule
 from export_pipelines.components.tables import CHECKS_TAG, TableAssets, asset_key
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.formats.encryption import NO_KEYS
@@ -29,16 +30,7 @@ def drill_definitions(spec: DrillScheduleSpec, tables: Sequence[TableAssets]) ->
         description="Restores a random archived partition of each table, and compares it with its manifest.",
         tags={CHECKS_TAG: spec.name},
     )
-    running = spec.default_status is DefaultStatus.RUNNING
-    schedule = dg.ScheduleDefinition(
-        name=spec.name,
-        cron_schedule=spec.cron,
-        execution_timezone=spec.timezone,
-        job=job,
-        execution_fn=_evaluation(spec, sorted(keys, key=str)),
-        default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
-        description=spec.description or "restore drills",
-    )
+    schedule = clock_schedule(spec, job, "restore drills", execution_fn=_evaluation(spec, sorted(keys, key=str)))
     return dg.Definitions(asset_checks=checks, jobs=[job], schedules=[schedule])
 
 

@@ -15,6 +15,7 @@ import dagster as dg
 from export_pipelines import naming
 from export_pipelines.components.automation import Stage
 from export_pipelines.components.partition_run import PartitionRun, step_context
+from export_pipelines.components.retrying import another_attempt
 from export_pipelines.components.tables import job_name, required_resources
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.specs.dump import Container, parse_interval
@@ -186,8 +187,7 @@ def _failure(context: dg.OpExecutionContext, table: TableDefinition, errors: Seq
     """What the run ends with: another attempt after a transient error, if the table's `retries` allow it."""
     last, retries = errors[-1], table.spec.retries
     if isinstance(last, ExportPipelinesError) and last.transient and context.retry_number < retries.attempts:
-        delay = retries.delay_seconds * 2**context.retry_number
-        return dg.RetryRequested(max_retries=retries.attempts, seconds_to_wait=delay)
+        return another_attempt(retries, context.retry_number)
     messages = [getattr(error, "message", str(error)) for error in errors]
     head = [f"{len(errors)} batches of {table.id} failed"] if len(errors) > 1 else []
     hint = getattr(errors[0], "hint", "")

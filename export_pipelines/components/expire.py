@@ -13,6 +13,7 @@ import dagster as dg
 from export_pipelines import naming
 from export_pipelines.catalog import HoldRow
 from export_pipelines.components.partition_run import step_context
+from export_pipelines.components.retrying import another_attempt
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.specs.table import OnlyCopies, TableDefinition
 from export_pipelines.steps.retention import Verdict, described
@@ -77,8 +78,7 @@ def _failure(context: dg.AssetExecutionContext, table: TableDefinition, error: E
     """Try again after what may go away by itself."""
     retries = table.spec.retries
     if error.transient and context.retry_number < retries.attempts:
-        delay = retries.delay_seconds * 2**context.retry_number
-        return dg.RetryRequested(max_retries=retries.attempts, seconds_to_wait=delay)
+        return another_attempt(retries, context.retry_number)
     return dg.Failure(str(error), metadata={"hint": error.hint or "see the log"}, allow_retries=False)
 
 

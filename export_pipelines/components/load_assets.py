@@ -118,13 +118,17 @@ def partitions_of(load: LoadDefinition) -> dg.PartitionsDefinition[str] | None:
     return windows.partitions_definition(load.spec.partitions) if load.spec.partitions else None
 
 
+def shared_pool(route: str | None, connection: str | None) -> str:
+    """The pool of a route, else of a connection, one of which there is."""
+    return naming.pool_name(f"route_{route}" if route else f"connection_{connection}")
+
+
 def pool_of(load: LoadDefinition) -> str:
     """The pool whose limit is the greatest number of runs at once: that of its route, else of its source."""
-    spec = load.spec
-    if spec.route:
-        return naming.pool_name(f"route_{spec.route}")
-    if isinstance(spec.source, DatabaseSource) and spec.source.connection:
-        return naming.pool_name(f"connection_{spec.source.connection}")
+    source = load.spec.source
+    connection = source.connection if isinstance(source, DatabaseSource) else None
+    if load.spec.route or connection:
+        return shared_pool(load.spec.route, connection)
     return naming.pool_name(f"load_{naming.dagster_name(load.id)}")
 
 

@@ -21,6 +21,7 @@ from dagster import AssetCheckEvaluation
 from export_pipelines import naming, windows
 from export_pipelines.components.partition_run import names_partitions
 from export_pipelines.components.progress import INTERVAL
+from export_pipelines.components.retrying import another_attempt
 from export_pipelines.errors import ExportPipelinesError, RequestError
 from export_pipelines.manifest import LandedManifest
 from export_pipelines.sources.postgres import PostgresSource
@@ -407,7 +408,7 @@ class LoadRun:
         retries, number = self.load.spec.retries, self.context.retry_number
         errors = [error for _, error in self.failed]
         if number < retries.attempts and any(isinstance(e, ExportPipelinesError) and e.transient for e in errors):
-            retry = dg.RetryRequested(max_retries=retries.attempts, seconds_to_wait=retries.delay_seconds * 2**number)
+            retry = another_attempt(retries, number)
             retry.__cause__ = errors[0]
             return retry
         lines = [f"{what}: {error}" for what, error in self.failed]

@@ -23,6 +23,7 @@ from export_pipelines import naming, windows
 from export_pipelines.components import results
 from export_pipelines.components.automation import Stage
 from export_pipelines.components.progress import Reporter
+from export_pipelines.components.retrying import another_attempt
 from export_pipelines.errors import CleanupRefused, ExportPipelinesError, Held, IntegrityError, RequestError
 from export_pipelines.formats.encryption import NO_KEYS
 from export_pipelines.specs.table import CleanupMode, TableDefinition
@@ -199,9 +200,7 @@ class PartitionRun:
         self.context.log.error(text, exc_info=None if known else failed.error)
 
     def retry(self) -> dg.RetryRequested:
-        retries = self.table.spec.retries
-        delay = retries.delay_seconds * 2**self.context.retry_number
-        request = dg.RetryRequested(max_retries=retries.attempts, seconds_to_wait=delay)
+        request = another_attempt(self.table.spec.retries, self.context.retry_number)
         request.__cause__ = self.failed[-1].error
         return request
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
 from export_pipelines import naming, windows
-from export_pipelines.components.automation import DefaultStatus, ExpireScheduleSpec, ExportScheduleSpec
+from export_pipelines.components.automation import (
+    AutomationSpec,
+    ClockSpec,
+    DefaultStatus,
+    ExpireScheduleSpec,
+    ExportScheduleSpec,
+)
 from export_pipelines.components.expire import EXPIRE
 from export_pipelines.components.requests import run_requests
 from export_pipelines.components.tables import TableAssets
@@ -48,30 +55,43 @@ def expire_schedules(spec: ExpireScheduleSpec, tables: Sequence[TableAssets]) ->
         if each not in named and each.table.id in spec.tables:
             raise ValueError(f"{each.table.id} has no retention, so nothing of it expires")
     alone = len(named) == 1
-    running = spec.default_status is DefaultStatus.RUNNING
     return [
-        dg.ScheduleDefinition(
+        clock_schedule(
+            spec,
+            each.jobs[EXPIRE],
+            f"expire of {each.table.id}",
             name=spec.name if alone else f"{spec.name}__{naming.dagster_name(each.table.id)}",
-            cron_schedule=spec.cron,
-            execution_timezone=spec.timezone,
-            job=each.jobs[EXPIRE],
-            default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
-            description=spec.description or f"expire of {each.table.id}",
         )
         for each in named
     ]
 
 
+def clock_schedule(spec: ClockSpec, job: Any, description: str, **more: Any) -> dg.ScheduleDefinition:
+    """The schedule of a document, under its name. `more` is of Dagster's schedule."""
+    return dg.ScheduleDefinition(
+        **{"name": spec.name, **more},
+        cron_schedule=spec.cron,
+        execution_timezone=spec.timezone,
+        job=job,
+        default_status=_status(spec),
+        description=spec.description or description,
+    )
+
+
+def _status(spec: AutomationSpec) -> dg.DefaultScheduleStatus:
+    running = spec.default_status is DefaultStatus.RUNNING
+    return dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED
+
+
 def _schedule(spec: ExportScheduleSpec, name: str, assets: TableAssets) -> dg.ScheduleDefinition:
     cron, zone = (spec.cron, spec.timezone) if spec.cron else _rhythm(assets.table, spec.offset_minutes)
-    running = spec.default_status is DefaultStatus.RUNNING
     return dg.ScheduleDefinition(
         name=name,
         cron_schedule=cron,
         execution_timezone=zone,
         job=assets.jobs[spec.stage],
         execution_fn=_evaluation(spec, cron, zone, assets.table),
-        default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
+        default_status=_status(spec),
         description=spec.description or f"{spec.stage} of each closed partition of {assets.table.id}",
     )
 

@@ -3,7 +3,8 @@
 # No `from __future__ import annotations` here: Dagster looks at the annotation of an op's context as an object.
 import dagster as dg
 
-from export_pipelines.components.automation import DefaultStatus, TidyScheduleSpec
+from export_pipelines.components.automation import TidyScheduleSpec
+from export_pipelines.components.schedules import clock_schedule
 from export_pipelines.errors import ExportPipelinesError
 
 GROUP = "operations"
@@ -13,15 +14,7 @@ def tidy_definitions(spec: TidyScheduleSpec) -> dg.Definitions:
     """The asset of a document, the job that makes it, and its schedule."""
     asset = _asset(spec)
     job = dg.define_asset_job(f"{spec.name}_job", selection=dg.AssetSelection.assets(asset), description=_text(spec))
-    running = spec.default_status is DefaultStatus.RUNNING
-    schedule = dg.ScheduleDefinition(
-        name=spec.name,
-        cron_schedule=spec.cron,
-        execution_timezone=spec.timezone,
-        job=job,
-        default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
-        description=spec.description or _text(spec),
-    )
+    schedule = clock_schedule(spec, job, _text(spec))
     return dg.Definitions(assets=[asset], jobs=[job], schedules=[schedule])
 
 

@@ -10,7 +10,8 @@ import dagster as dg
 
 from export_pipelines import naming
 from export_pipelines.components.code_references import code_references
-from export_pipelines.components.load_assets import LOAD_TAG, STALLED_SECONDS
+from export_pipelines.components.load_assets import LOAD_TAG, STALLED_SECONDS, shared_pool
+from export_pipelines.components.retrying import another_attempt
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.specs.transform import TransformDefinition
 from export_pipelines.specs.transform_loader import transform_version
@@ -72,8 +73,7 @@ def transform_assets(
 
 
 def _pool(transform: TransformDefinition) -> str:
-    route = transform.spec.route
-    return naming.pool_name(f"route_{route}" if route else f"connection_{transform.spec.target.connection}")
+    return shared_pool(transform.spec.route, transform.spec.target.connection)
 
 
 def _asset(transform: TransformDefinition, deps: Sequence[dg.AssetKey]) -> dg.AssetsDefinition:
@@ -191,6 +191,6 @@ def _ending(context: Context, transform: TransformDefinition, error: ExportPipel
     """Another attempt, or the end of the run."""
     retries, number = transform.spec.retries, context.retry_number
     if error.transient and number < retries.attempts:
-        return dg.RetryRequested(max_retries=retries.attempts, seconds_to_wait=retries.delay_seconds * 2**number)
+        return another_attempt(retries, number)
     metadata = {"hint": error.hint or "see the log", "error": type(error).__name__}
     return dg.Failure(error.message, metadata=metadata, allow_retries=False)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from export_pipelines.components.automation import DefaultStatus, VerifyScheduleSpec
+from export_pipelines.components.automation import VerifyScheduleSpec
 from export_pipelines.components.restore_job import Places
+from export_pipelines.components.schedules import clock_schedule
 from export_pipelines.components.tables import CHECKS_TAG, TableAssets, asset_key
 from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.formats.encryption import NO_KEYS
@@ -44,15 +45,7 @@ def verify_definitions(
         description=f"Verifies archives: at most {spec.budget} of files, those first that were verified longest ago.",
         tags={CHECKS_TAG: spec.name},
     )
-    running = spec.default_status is DefaultStatus.RUNNING
-    schedule = dg.ScheduleDefinition(
-        name=spec.name,
-        cron_schedule=spec.cron,
-        execution_timezone=spec.timezone,
-        job=job,
-        default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
-        description=spec.description or f"verifies at most {spec.budget} of archived files",
-    )
+    schedule = clock_schedule(spec, job, f"verifies at most {spec.budget} of archived files")
     return dg.Definitions(asset_checks=[check], jobs=[job], schedules=[schedule])
 
 

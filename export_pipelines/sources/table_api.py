@@ -6,6 +6,7 @@ Answers are signed, too: what somebody changed on the way is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -78,8 +79,8 @@ class TableApi:
         while url is not None:
             found = self._get(url)
             with _expected(self.name):
-                yield ServedPage(list(found["headers"]), list(found["values"]))
-                following = found["next"]
+                page, following = ServedPage(list(found["headers"]), list(found["values"])), found["next"]
+            yield page
             if following in seen:
                 raise SourceError(f"{self.name} goes in circles: a page leads to an earlier one")
             seen.add(following)
@@ -107,15 +108,10 @@ class TableApi:
             )
 
 
-class _expected:
+@contextmanager
+def _expected(name: str) -> Iterator[None]:
     """Raises SourceError where an answer has another shape."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        """Nothing."""
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, KeyError | TypeError | ValueError | RecursionError):
-            raise SourceError(f"{self._name} gives an answer that is no such table: {error}") from error
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise SourceError(f"{name} gives an answer that is no such table: {error}") from error

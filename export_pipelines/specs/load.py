@@ -11,10 +11,10 @@ import re
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from export_pipelines.specs.load_sources import (
     DatabaseSource,
@@ -230,6 +230,15 @@ def pause_length(text: str) -> timedelta:
     return timedelta(seconds=int(number) * _UNITS[unit.removesuffix("s")])
 
 
+def _readable_pause(value: str) -> str:
+    pause_length(value)
+    return value
+
+
+Pause = Annotated[str, AfterValidator(_readable_pause)]
+"""Text of a pause."""
+
+
 class LoadSpec(SpecModel):
     """A table to load."""
 
@@ -264,7 +273,7 @@ class LoadSpec(SpecModel):
     """Name of the store in resources/ which landed files go to."""
     depends: tuple[str, ...] = ()
     """Ids (`group/name`) of tables that come before: their success starts this one."""
-    keep_pause: str = "23 hours"
+    keep_pause: Pause = "23 hours"
     """Least time between two runs by itself."""
     day: DaySpec = DaySpec()
     priority: int = 0
@@ -285,12 +294,6 @@ class LoadSpec(SpecModel):
                 raise ValueError(
                     f"a column cannot be named {name!r}; lower-case letters, digits and _, none of {RESERVED}"
                 )
-        return value
-
-    @field_validator("keep_pause")
-    @classmethod
-    def _readable(cls, value: str) -> str:
-        pause_length(value)
         return value
 
     @property

@@ -6,9 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from export_pipelines.specs.load import DaySpec, TargetSpec, pause_length
+from export_pipelines.specs.load import DaySpec, Pause, TargetSpec, pause_length
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.retries import RetrySpec
 
@@ -40,7 +40,7 @@ class TransformSpec(SpecModel):
     """PostgreSQL's lock_timeout."""
     cron: str | None = None
     """When it runs by itself, in the zone of `day`. Absent: whenever what comes before has changed."""
-    keep_pause: str = "0 minutes"
+    keep_pause: Pause = "0 minutes"
     """Least time between two runs by itself."""
     day: DaySpec = DaySpec()
     priority: int = 0
@@ -52,12 +52,6 @@ class TransformSpec(SpecModel):
     """Owners: told when it fails."""
     tags: dict[str, str] = {}
     description: str = ""
-
-    @field_validator("keep_pause")
-    @classmethod
-    def _readable(cls, value: str) -> str:
-        pause_length(value)
-        return value
 
     @property
     def pause(self) -> timedelta:

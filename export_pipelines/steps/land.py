@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -120,14 +120,10 @@ def landed_files(store: Store, table_id: str) -> list[LandedManifest]:
     return Chain.read(store, table_id).entries
 
 
-def check_landed(store: Store, table_id: str) -> list[str]:
-    """What is wrong with the landed files of a table: each is read again and compared with its manifest.
-
-    Raises:
-        IntegrityError: the chain of manifests is broken.
-    """
+def check_landed(store: Store, landed: Iterable[LandedManifest]) -> list[str]:
+    """What is wrong with landed files: each is read again and compared with its manifest."""
     problems: list[str] = []
-    proofs = {proof.key: proof for entry in landed_files(store, table_id) for proof in entry.objects}
+    proofs = {proof.key: proof for entry in landed for proof in entry.objects}
     for key, proof in proofs.items():
         try:
             found = read_proof(store, key)

@@ -17,6 +17,7 @@ from export_pipelines.specs.load import RESERVED, TargetSpec
 from export_pipelines.sql import quote_identifier
 from export_pipelines.steps.read_table import columns_read, current_version, kept_version
 from export_pipelines.targets.names import TableNames
+from export_pipelines.targets.tables import columns_of
 
 _PORTABLE = re.compile(
     r"(smallint|integer|bigint|boolean|date|uuid|text|bytea|real|double precision|money|jsonb?|xml|inet|cidr|macaddr8?"
@@ -109,11 +110,7 @@ def view_columns(session: Session, schema: str, name: str) -> tuple[tuple[str, s
         RequestError: there is nothing of that name.
     """
     relation = f"{quote_identifier(schema)}.{quote_identifier(name)}"
-    found = session.execute(
-        "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute "
-        "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-        (relation,),
-    )
+    found = [(column.name, column.type) for column in columns_of(session, relation)]
     if not found:
         raise RequestError(f"{schema}.{name} has never been loaded, so there is nothing to copy", hint="load it first")
     return data_columns(found)

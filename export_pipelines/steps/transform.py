@@ -15,7 +15,15 @@ from export_pipelines.sql import quote_identifier
 from export_pipelines.steps.transform_sql import Statement, read_transform
 from export_pipelines.targets import schema, versions, views
 from export_pipelines.targets.names import TableNames
-from export_pipelines.targets.tables import TableColumn, add_key, add_primary_key, columns_of, copy_structure, exists
+from export_pipelines.targets.tables import (
+    TableColumn,
+    add_key,
+    add_primary_key,
+    columns_of,
+    copy_structure,
+    ensure_schema,
+    exists,
+)
 
 _NUMBER = "row_id"
 _DESCRIBED = '"transform described"'
@@ -149,7 +157,7 @@ def _table(ctx: TransformContext, session: Session) -> dict[str, Any]:
     names, spec = ctx.names, ctx.transform.spec
     state = versions.state(session, names)
     _refuse_foreign(ctx, session, state)
-    _ensure_schema(session, names)
+    ensure_schema(session, names)
     statement = _query(ctx)
     columns = _described(ctx, session, statement)
     number = (state.last if state else 0) + 1
@@ -198,7 +206,7 @@ def _view(ctx: TransformContext, session: Session) -> dict[str, Any]:
     names = ctx.names
     state = versions.state(session, names)
     _refuse_foreign(ctx, session, state)
-    _ensure_schema(session, names)
+    ensure_schema(session, names)
     statement = _query(ctx)
     _described(ctx, session, statement)
     views.show_query(session, names, statement.text, _comments(ctx))
@@ -284,13 +292,6 @@ def _refuse_foreign(ctx: TransformContext, session: Session, state: versions.Sta
             f"{ctx.names.table} is there, and {ctx.transform.id} did not make it",
             hint="drop it if nobody needs it, or name another table",
         )
-
-
-def _ensure_schema(session: Session, names: TableNames) -> None:
-    name = quote_identifier(names.schema)
-    # IF NOT EXISTS would want the right to create schemas even where it is there.
-    if session.one("SELECT to_regnamespace(%s) IS NULL", (name,))[0]:
-        session.execute(f"CREATE SCHEMA {name}")
 
 
 def _comments(ctx: TransformContext) -> dict[str, str]:

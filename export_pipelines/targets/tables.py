@@ -173,12 +173,17 @@ def _plain(session: Session, relation: str) -> str:
     return str(session.one(f"{sql} WHERE c.oid = to_regclass({quote_literal(relation)})")[0])
 
 
-def ensure_companions(session: Session, names: TableNames, raw: Sequence[str] | None) -> None:
-    """The schema, the quarantine, and with `raw` (columns of the file) the table of raw rows."""
+def ensure_schema(session: Session, names: TableNames) -> None:
+    """The schema of a table."""
     schema = quote_identifier(names.schema)
     # IF NOT EXISTS would want the right to create schemas even where it is there.
     if session.one("SELECT to_regnamespace(%s) IS NULL", (schema,))[0]:
         session.execute(f"CREATE SCHEMA {schema}")
+
+
+def ensure_companions(session: Session, names: TableNames, raw: Sequence[str] | None) -> None:
+    """The schema, the quarantine, and with `raw` (columns of the file) the table of raw rows."""
+    ensure_schema(session, names)
     if not exists(session, names.quarantine):
         session.execute(
             f"CREATE TABLE {names.quarantine} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -15,13 +14,6 @@ import pytest
 
 from export_pipelines.components.requests import RANGE_END, RANGE_START
 from tests.support.dagster_project import EVENTS, Folder, make_events, new_project, query
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's storage for one test."""
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ SCHEDULE = """
 type: export_pipelines.ExpireSchedule
 attributes: {name: retention, tables: ["TABLES"], cron: 30 4 * * 0, timezone: Europe/Tallinn, default_status: running}
 """
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_all_rows_of_postgresql_land_exactly_and_once(tmp_path: Path, orders: st
     assert [(row[0], row[2]) for row in rows(ctx, result)] == [("1", 'a"b,c'), ("2", None), ("3", "")]
     assert [(entry.name, entry.rows) for entry in result.landed] == [("shop.Orders.csv", 3)]
     assert land(ctx) == LandResult((), 1)
-    assert check_landed(ctx.store, ID) == []
+    assert check_landed(ctx.store, landed_files(ctx.store, ID)) == []
 
 
 def test_a_select_takes_the_window(tmp_path: Path, orders: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +9,18 @@ import dagster as dg
 import pytest
 
 from tests.support.dagster_project import Folder, query
-from tests.support.load_project import ORDERS, new_load_project, variables
+from tests.support.load_project import ORDERS, load_folder
 
 PULL = "shop__orders_load"
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's storage for one test."""
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
-
-
-@pytest.fixture
 def folder(tmp_path: Path, database: str, catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> Folder:
     """A project with the table `shop/orders`, and two files for it."""
-    root = tmp_path / "project"
-    root.mkdir()
-    for name, value in variables(root, database, catalog_url, database).items():
-        monkeypatch.setenv(name, value)
-    drop(root, "may.csv", "id,name\n1,Ann\n2,Bob\n")
-    drop(root, "june.csv", "id,name\n3,Cid\n")
-    return new_load_project(root)
+    folder = load_folder(tmp_path / "project", database, catalog_url, monkeypatch)
+    drop(folder.root, "may.csv", "id,name\n1,Ann\n2,Bob\n")
+    drop(folder.root, "june.csv", "id,name\n3,Cid\n")
+    return folder
 
 
 def drop(root: Path, name: str, text: str) -> None:

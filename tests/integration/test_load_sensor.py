@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from export_pipelines.components.pausing import set_pause
 from export_pipelines.specs.load import DaySpec
 from tests.support.dagster_project import Folder
-from tests.support.load_project import ORDERS, new_load_project, variables
+from tests.support.load_project import ORDERS, load_folder
 
 SENSOR = """
 type: export_pipelines.LoadSensor
@@ -28,21 +27,10 @@ attributes:
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's storage for one test."""
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
-
-
-@pytest.fixture
 def folder(tmp_path: Path, database: str, catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> Folder:
     """A project with `shop/orders`, a table that copies it, and the sensor."""
-    root = tmp_path / "project"
-    root.mkdir()
-    for name, value in variables(root, database, catalog_url, database).items():
-        monkeypatch.setenv(name, value)
-    (root / "drops" / "may.csv").write_text("id,name\n1,Ann\n")
-    folder = new_load_project(root)
+    folder = load_folder(tmp_path / "project", database, catalog_url, monkeypatch)
+    (folder.root / "drops" / "may.csv").write_text("id,name\n1,Ann\n")
     folder.write("schedules/loading/defs.yaml", SENSOR)
     folder.write("assets/shop/copied/defs.yaml", COPY)
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -17,7 +16,7 @@ from export_pipelines.steps.transform_sql import read_transform
 from tests.integration.test_load_dagster import pull, told
 from tests.integration.test_load_sensor import SENSOR, run, tick
 from tests.support.dagster_project import Folder, query
-from tests.support.load_project import new_load_project, variables
+from tests.support.load_project import load_folder
 from tests.support.servers import run_sql
 
 TOTALS = """
@@ -30,21 +29,10 @@ TOTALS_SQL = "-- Orders of each\nSELECT name, count(*) AS orders\nFROM shop.orde
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's storage for one test."""
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
-
-
-@pytest.fixture
 def folder(tmp_path: Path, database: str, catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> Folder:
     """A project with the table `shop/orders` and the transform `shop/totals`."""
-    root = tmp_path / "project"
-    root.mkdir()
-    for name, value in variables(root, database, catalog_url, database).items():
-        monkeypatch.setenv(name, value)
-    (root / "drops" / "may.csv").write_text("id,name\n1,Ann\n2,Bob\n3,Ann\n")
-    folder = new_load_project(root)
+    folder = load_folder(tmp_path / "project", database, catalog_url, monkeypatch)
+    (folder.root / "drops" / "may.csv").write_text("id,name\n1,Ann\n2,Bob\n3,Ann\n")
     folder.write("assets/shop/totals/defs.yaml", TOTALS)
     folder.write("assets/shop/totals/transform.sql", TOTALS_SQL)
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,6 @@ attributes: {name: verify, cron: 30 2 * * *, timezone: Europe/Tallinn, budget: B
 """
 KEY = dg.AssetKey(["demo", "events_archive"])
 CHECK = dg.AssetCheckKey(KEY, "verified")
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
 
 
 @pytest.fixture

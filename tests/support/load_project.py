@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.dagster_project import Folder, new_project
 
 RESOURCES = """
@@ -32,6 +34,14 @@ def new_load_project(root: Path) -> Folder:
     folder.write("resources/loading/defs.yaml", RESOURCES)
     folder.write("assets/shop/orders/defs.yaml", ORDERS)
     return folder
+
+
+def load_folder(root: Path, source: str, catalog: str, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    """The same in a folder that is made, with its variables set; the warehouse is in the source."""
+    root.mkdir()
+    for name, value in variables(root, source, catalog, source).items():
+        monkeypatch.setenv(name, value)
+    return new_load_project(root)
 
 
 def variables(root: Path, source: str, catalog: str, warehouse: str) -> dict[str, str]:

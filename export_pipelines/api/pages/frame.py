@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -119,12 +119,17 @@ def post(path: str, handler: PageHandler) -> PageRoute:
 def _endpoint(handler: PageHandler) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         form = await read_form(request) if request.method == "POST" else ()
-        return await run_in_threadpool(_answer, handler, request, form)
+        return await run_in_threadpool(answer, handler, request, form)
 
     return endpoint
 
 
-def _answer(handler: PageHandler, request: Request, form: Pairs) -> Response:
+def answer(handler: PageHandler, request: Request, form: Pairs, values: Mapping[str, Any] | None = None) -> Response:
+    """What a page says to a user who is logged in. `values` are what came beside the fields of its form.
+
+    Raises:
+        Problem: nobody is logged in, or the form is not of this session. Refused: too many calls, or no right to read.
+    """
     service: Service = request.app.state.service
     user = login.user_of(service, request.session)
     if user is None:
@@ -133,13 +138,13 @@ def _answer(handler: PageHandler, request: Request, form: Pairs) -> Response:
         raise Problem(401, "you are not logged in any more", hint="log in, and send the form again")
     request.state.user = user
     request.state.left = service.limits.take("requests_per_user", user.name)
-    if request.method == "POST":
+    if request.method in ("POST", "PUT"):
         check_form(request, form)
     if not user.may(READ):
         raise Refused(f"{user.name} lacks the scope {READ!r}", hint="log in with another token")
-    answer = handler(Page(request, service, user, form))
-    answer.headers["vary"] = "Accept, Cookie"
-    return answer
+    answered = handler(Page(request, service, user, form, dict(values or {})))
+    answered.headers["vary"] = "Accept, Cookie"
+    return answered
 
 
 def to_login(request: Request) -> Response:

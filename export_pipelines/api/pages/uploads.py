@@ -12,12 +12,11 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from export_pipelines.api import login, uploads
+from export_pipelines.api import uploads
 from export_pipelines.api.pages import frame
-from export_pipelines.api.pages.frame import Page, PageRoute, check_form, to_login
+from export_pipelines.api.pages.frame import Page, PageRoute
 from export_pipelines.api.pages.questions import Pairs
 from export_pipelines.api.problems import Problem
-from export_pipelines.api.users import READ, Refused
 from export_pipelines.catalog.audit import Actor
 from export_pipelines.catalog.uploads import Misplaced, UploadRow
 from export_pipelines.errors import ExportPipelinesError, IntegrityError, RequestError, TargetError
@@ -212,24 +211,9 @@ def _special(
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         form, values = await read(request)
-        return await run_in_threadpool(_answer, handler, request, form, values)
+        return await run_in_threadpool(frame.answer, handler, request, form, values)
 
     return endpoint
-
-
-def _answer(handler: Callable[[Page], Response], request: Request, form: Pairs, values: dict[str, Any]) -> Response:
-    service = request.app.state.service
-    user = login.user_of(service, request.session)
-    if user is None:
-        if request.method == "GET":
-            return to_login(request)
-        raise Problem(401, "you are not logged in any more", hint="log in, and send it again")
-    request.state.user = user
-    request.state.left = service.limits.take("requests_per_user", user.name)
-    check_form(request, form)
-    if not user.may(READ):
-        raise Refused(f"{user.name} lacks the scope {READ!r}", hint="log in with another token")
-    return handler(Page(request, service, user, form, values))
 
 
 async def _piece(request: Request) -> tuple[Pairs, dict[str, Any]]:
