@@ -43,7 +43,7 @@ def run(base: Database, pairs: int, scale: float) -> str:
     folder = base.folder / "loading"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "store").mkdir(parents=True)
-    files = _files(folder / "store", scale)
+    files = make_files(folder / "store", scale)
     theirs: dict[str, list[float]] = {"text": [], "typed": []}
     ours: dict[str, list[float]] = {"text": [], "typed": [], "shadow": []}
     peak = 0.0
@@ -79,7 +79,7 @@ def run(base: Database, pairs: int, scale: float) -> str:
     )
 
 
-def _files(store: Path, scale: float) -> tuple[str, str]:
+def make_files(store: Path, scale: float) -> tuple[str, str]:
     """Two landed files, the second with some rows changed."""
     program = Path(sysconfig.get_path("scripts")) / "tpchgen-cli"
     command: list[str | Path] = [program, "csv", "-s", f"{scale:g}", "--tables=lineitem", "--stdout", "--quiet"]

@@ -54,8 +54,8 @@ class Reader(Protocol):
     def value(self, query: str, values: Values) -> Any:
         """The one value of a query."""
 
-    def records(self, query: str, values: Values, take: Callable[[bytes], object]) -> None:
-        """All rows of a query, each as a record with its line end."""
+    def records(self, query: str, values: Values, take: Callable[[bytes], object]) -> int:
+        """All rows of a query, each as a record with its line end; how many."""
 
     def quoted(self, name: str) -> str:
         """A name as an identifier."""
@@ -79,8 +79,8 @@ class PostgresReader:
     def value(self, query: str, values: Values) -> Any:
         return self.session.one(_percent(query), dict(values))[0]
 
-    def records(self, query: str, values: Values, take: Callable[[bytes], object]) -> None:
-        self.session.copy_out(_percent(query), "FORMAT csv, ENCODING 'UTF8'", take, dict(values))
+    def records(self, query: str, values: Values, take: Callable[[bytes], object]) -> int:
+        return self.session.copy_out(_percent(query), "FORMAT csv, ENCODING 'UTF8'", take, dict(values))
 
     def quoted(self, name: str) -> str:
         return quote_identifier(name)
@@ -128,11 +128,14 @@ class AlchemyReader:
         with self._explained(), self._result(query, values) as result:
             return result.scalar()
 
-    def records(self, query: str, values: Values, take: Callable[[bytes], object]) -> None:
+    def records(self, query: str, values: Values, take: Callable[[bytes], object]) -> int:
+        count = 0
         with self._explained(), self._result(query, values) as result:
             for rows in result.partitions(_ROWS):
                 for row in rows:
                     take(self._encode(row))
+                count += len(rows)
+        return count
 
     def quoted(self, name: str) -> str:
         return str(self._connection.dialect.identifier_preparer.quote_identifier(name))

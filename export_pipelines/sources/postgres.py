@@ -292,18 +292,19 @@ class Session:
 
         return self._interruptible(run, "query failed")
 
-    def copy_out(self, query: str, options: str, write: Callable[[bytes], object], values: Values = None) -> None:
-        """`COPY (query) TO STDOUT`; `write` gets one record a call, in a thread of its own."""
+    def copy_out(self, query: str, options: str, write: Callable[[bytes], object], values: Values = None) -> int:
+        """`COPY (query) TO STDOUT`; `write` gets one record a call, in a thread of its own. How many there were."""
 
-        def run() -> None:
+        def run() -> int:
             nonlocal query
             with self._connection.cursor() as cursor:
                 if values is not None:
                     # COPY takes no parameters; the driver binds those of other statements in the same way.
                     query = cursor.mogrify(query, values).decode()
                 cursor.copy_expert(f"COPY ({query}\n) TO STDOUT WITH ({options})", _Writer(write))
+                return int(cursor.rowcount)
 
-        self._interruptible(run, "export failed")
+        return self._interruptible(run, "export failed")
 
     def copy_in(self, target: str, options: str, read: Callable[[int], bytes]) -> int:
         """`COPY target FROM STDIN`; returns the number of rows."""

@@ -34,7 +34,16 @@ from export_pipelines.specs.table import Compression
 from export_pipelines.steps.context import Progress, silent
 from export_pipelines.steps.land_rows import Before, Pull, Pulled
 from export_pipelines.steps.land_sources import file_source
-from export_pipelines.steps.land_storing import Chain, Spool, landed_folder, now, read_proof, spool, store_content
+from export_pipelines.steps.land_storing import (
+    Batched,
+    Chain,
+    Spool,
+    landed_folder,
+    now,
+    read_proof,
+    spool,
+    store_content,
+)
 from export_pipelines.steps.land_table import pull_pages, pull_table
 from export_pipelines.stores.base import Store
 from export_pipelines.windows import Window
@@ -251,8 +260,11 @@ def _land_rows(ctx: LandContext, chain: Chain) -> LandResult:
     name = f"{ctx.partition}/{_rows_name(ctx)}" if ctx.partition else _rows_name(ctx)
     mine = [entry for entry in chain.entries if entry.partition == ctx.partition and entry.name == name]
     spec = source if isinstance(source, DatabaseSource) else None
-    with spool(Compression.ZSTD) as content, spool() as digests:
-        written = _Batched(content, lambda size: _report(ctx, 0, size))
+    with (
+        spool(Compression.ZSTD) as content,
+        spool() as digests,
+        Batched(content, lambda size: _report(ctx, 0, size)) as written,
+    ):
         if spec is not None:
             pull = Pull(_checked(ctx, spec), ctx.database, ctx.load.select_sql, ctx.window, _before(ctx, spec, mine))
             pulled = pull.run(written.write, digests.write)
@@ -269,33 +281,6 @@ def _land_rows(ctx: LandContext, chain: Chain) -> LandResult:
         found = Found(name, ctx.database.name if ctx.database else "")
         entry, new = _commit(ctx, chain, found, pulled.state.get("seen", ""), content, pulled, state_file)
     return LandResult((entry,), 0) if new else LandResult((), 1)
-
-
-class _Batched:
-    """Records come one by one, and are hashed and compressed in larger pieces."""
-
-    def __init__(self, content: Spool, report: Callable[[int], None]) -> None:
-        self._content = content
-        self._report = report
-        self._records: list[bytes] = []
-        self._size = 0
-
-    def write(self, record: bytes) -> None:
-        self._records.append(record)
-        self._size += len(record)
-        if self._size >= 1 << 18:
-            self.flush()
-
-    def finished(self) -> Spool:
-        """Where they are, all of them."""
-        self.flush()
-        self._content.finish()
-        return self._content
-
-    def flush(self) -> None:
-        self._content.write(b"".join(self._records))
-        self._records, self._size = [], 0
-        self._report(self._content.raw_size)
 
 
 def _rows_name(ctx: LandContext) -> str:
@@ -327,11 +312,11 @@ def _land_pages(ctx: LandContext, chain: Chain, api: TableApi, *, force: bool) -
     last = chain.latest.get(name)
     before = last.state.get("digest", "") if last is not None and not force else ""
     with ExitStack() as stack:
-        written: list[_Batched] = []
+        written: list[Batched] = []
 
         def begin() -> Callable[[bytes], object]:
             content = stack.enter_context(spool(Compression.ZSTD))
-            written.append(_Batched(content, lambda size: _report(ctx, 0, size)))
+            written.append(stack.enter_context(Batched(content, lambda size: _report(ctx, 0, size))))
             return written[-1].write
 
         pulled = pull_pages(api, before, begin)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
@@ -16,19 +17,44 @@ if TYPE_CHECKING:
 DIGEST_BYTES = 16
 _ROWS = 1 << 12
 _CHUNK = 1 << 20
+_LOOKUP = 1 << 9
+_PART_BYTES = 1 << 22
+_MOST_PARTS_BITS = 8
 
 Write = Callable[[bytes], object]
 
 
 class Seen:
-    """The digests of rows that were seen, sorted. Memory: 8 bytes a row, the rest is in a temporary file."""
+    """The digests of rows that were seen, sorted. They are in temporary files, of which little is in memory."""
 
     def __init__(self, path: Path) -> None:
-        self.pairs = _pairs(path)
-        self._first = self.pairs[:, 0].copy()
+        self._both = _Mapped(path)
+        self.pairs = self._both.numbers.reshape(-1, 2)
+        halves = path.with_name(f"{path.name} first")
+        with scratch_errors(), halves.open("wb") as file:
+            for start in range(0, len(self.pairs), _ROWS):
+                file.write(self.pairs[start : start + _ROWS, 0].tobytes())
+                self._both.forget()
+        self._halves = _Mapped(halves)
+        self._first = self._halves.numbers
 
     def holds(self, digests: bytes) -> numpy.ndarray[Any, Any]:
         """Of some digests, which are there."""
+        import numpy
+
+        found: list[numpy.ndarray[Any, Any]] = []
+        for start in range(0, len(digests), _LOOKUP * DIGEST_BYTES):
+            found.append(self._found(digests[start : start + _LOOKUP * DIGEST_BYTES]))
+            # Each one that is looked up maps some pages of both files, 64 KiB at a time.
+            self.forget()
+        return numpy.concatenate(found) if found else numpy.zeros(0, bool)
+
+    def forget(self) -> None:
+        """Let the memory go that reading took."""
+        self._both.forget()
+        self._halves.forget()
+
+    def _found(self, digests: bytes) -> numpy.ndarray[Any, Any]:
         import numpy
 
         wanted = numpy.frombuffer(digests, "<u8").reshape(-1, 2)
@@ -92,25 +118,60 @@ def digests_seen(before: Callable[[], BinaryIO]) -> Iterator[tuple[Seen, Path]]:
 
 
 def keep_sorted(path: Path, keep: Write, before: Seen) -> bool:
-    """Give the digests of a file in order, each once; whether they are others than before."""
+    """Give the digests of a file in order, each once; whether they are others than before. Memory: some mebibytes for
+    each million of rows, since a part of them is sorted at a time."""
     import numpy
 
-    pairs = _pairs(path)
-    order = numpy.lexsort((pairs[:, 1], pairs[:, 0]))
-    ordered = pairs[order]
-    if len(ordered):
+    place, same = 0, True
+    for part in _parts(path):
+        pairs = numpy.fromfile(part, "<u8").reshape(-1, 2)
+        ordered = pairs[numpy.lexsort((pairs[:, 1], pairs[:, 0]))]
         fresh = numpy.ones(len(ordered), bool)
         fresh[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
         ordered = ordered[fresh]
-    for start in range(0, len(ordered), 1 << 16):
-        keep(ordered[start : start + (1 << 16)].tobytes())
-    return not numpy.array_equal(ordered, before.pairs)
+        keep(ordered.tobytes())
+        same = same and numpy.array_equal(ordered, before.pairs[place : place + len(ordered)])
+        place += len(ordered)
+        before.forget()
+    return not same or place != len(before.pairs)
 
 
-def _pairs(path: Path) -> numpy.ndarray[Any, Any]:
-    """The digests of a file, as two numbers each."""
+def _parts(path: Path) -> list[Path]:
+    """The digests of a file in several, by their greatest bits, in order."""
     import numpy
 
-    if not path.exists() or not path.stat().st_size:
-        return numpy.zeros((0, 2), "<u8")
-    return numpy.memmap(path, "<u8", "r").reshape(-1, 2)
+    size = path.stat().st_size if path.exists() else 0
+    bits = min((size // _PART_BYTES).bit_length(), _MOST_PARTS_BITS)
+    if bits == 0:
+        return [path] if size else []
+    parts = [path.with_name(f"{path.name} {number}") for number in range(1 << bits)]
+    with ExitStack() as stack, scratch_errors():
+        files = [stack.enter_context(part.open("wb")) for part in parts]
+        source = stack.enter_context(path.open("rb"))
+        while data := source.read(_CHUNK):
+            pairs = numpy.frombuffer(data, "<u8").reshape(-1, 2)
+            numbers = pairs[:, 0] >> numpy.uint64(64 - bits)
+            order = numpy.argsort(numbers, kind="stable")
+            bounds = numpy.searchsorted(numbers[order], numpy.arange(len(files) + 1, dtype="<u8"))
+            for number, file in enumerate(files):
+                file.write(pairs[order[bounds[number] : bounds[number + 1]]].tobytes())
+    return parts
+
+
+class _Mapped:
+    """A file of numbers that is read as if it were in memory."""
+
+    def __init__(self, path: Path) -> None:
+        import numpy
+
+        self._map: mmap.mmap | None = None
+        self.numbers = numpy.zeros(0, "<u8")
+        if path.exists() and path.stat().st_size:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.numbers = numpy.frombuffer(self._map, "<u8")
+
+    def forget(self) -> None:
+        """Let the memory go that reading took. The pages are read again when needed, mostly from the system's cache."""
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)

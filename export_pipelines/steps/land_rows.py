@@ -192,12 +192,7 @@ class Pull:
 def _full(reader: Reader, query: str, values: dict[str, Any], write: Write) -> Pulled:
     pulled = Pulled(state={"mode": "full"})
     write(encode(reader.columns(query, values)))
-
-    def take(record: bytes) -> None:
-        pulled.rows += 1
-        write(record)
-
-    reader.records(query, values, take)
+    pulled.rows = reader.records(query, values, write)
     return pulled
 
 
@@ -229,15 +224,7 @@ class _Zone:
         return sieve.written
 
     def new(self, top: Any, write: Write) -> int:
-        count = 0
-
-        def take(record: bytes) -> None:
-            nonlocal count
-            write(record)
-            count += 1
-
-        self._records(self._seen, top, take)
-        return count
+        return self._records(self._seen, top, write)
 
     def digests(self, low: Any, top: Any, keep: Write) -> None:
         """Keep the digests of rows that the next pull reads again."""
@@ -250,10 +237,10 @@ class _Zone:
                 sieve.flush()
             keep_sorted(now, keep, none)
 
-    def _records(self, low: Any, high: Any, take: Callable[[bytes], object]) -> None:
+    def _records(self, low: Any, high: Any, take: Callable[[bytes], object]) -> int:
         where = f"WHERE {self._column} <= %(high)s"
         where += f" AND {self._column} > %(low)s" if low is not None else ""
-        self._reader.records(f"SELECT q.* {self._from} {where}", self._with(low=low, high=high), take)
+        return self._reader.records(f"SELECT q.* {self._from} {where}", self._with(low=low, high=high), take)
 
     def _with(self, **more: Any) -> dict[str, Any]:
         return {**self._values, **more}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from export_pipelines.stores.base import Store
 
 _IN_MEMORY = 8 << 20
 _CHUNK = 1 << 20
+_PIECE_BYTES = 1 << 20
 
 
 class Spool:
@@ -82,6 +84,50 @@ def spool(compression: Compression = Compression.NONE) -> Iterator[Spool]:
     """A spool that is gone at the end."""
     with closing(Spool(compression)) as made:
         yield made
+
+
+class Batched:
+    """Records come one by one, and are hashed and compressed in larger pieces, one of them while the next is read."""
+
+    def __init__(self, content: Spool, report: Callable[[int], None]) -> None:
+        self._content = content
+        self._report = report
+        self._records: list[bytes] = []
+        self._size = self._whole = 0
+        self._thread = ThreadPoolExecutor(1, "landing")
+        self._before: Future[None] | None = None
+
+    def __enter__(self) -> Batched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def write(self, record: bytes) -> None:
+        self._records.append(record)
+        self._size += len(record)
+        if self._size >= _PIECE_BYTES:
+            self.flush()
+
+    def finished(self) -> Spool:
+        """Where they are, all of them."""
+        self.flush()
+        self._wait()
+        self._content.finish()
+        return self._content
+
+    def flush(self) -> None:
+        """Hand over what was taken. Raises what went wrong with the piece before it."""
+        piece = b"".join(self._records)
+        self._whole += self._size
+        self._records, self._size = [], 0
+        self._wait()
+        self._before = self._thread.submit(self._content.write, piece)
+        self._report(self._whole)
+
+    def _wait(self) -> None:
+        if self._before is not None:
+            self._before.result()
 
 
 def store_content(store: Store, folder: str, name: str, content: Spool) -> FileProof:

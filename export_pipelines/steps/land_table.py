@@ -37,13 +37,8 @@ def pull_table(database: PostgresSource, relation: str, write: Write) -> Pulled:
         digest = measured(reader.session, sql, columns)
         pulled = Pulled(state={"mode": "full", **noted(columns, digest)})
         write(encode([column for column, _ in columns]))
-
-        def take(record: bytes) -> None:
-            pulled.rows += 1
-            write(record)
-
         listed = ", ".join(quote_identifier(column) for column, _ in columns)
-        reader.records(f"SELECT {listed} FROM {sql}", {}, take)
+        pulled.rows = reader.records(f"SELECT {listed} FROM {sql}", {}, write)
     return pulled
 
 

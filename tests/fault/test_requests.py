@@ -103,7 +103,7 @@ def test_a_child_that_hangs_is_found_and_its_request_done_again(project: Served)
     child = project.executing(row.id)
     os.kill(child, signal.SIGSTOP)
     answered_once(project, row.id, 312)
-    assert gone(child)
+    until(lambda: gone(child), "the child to be killed")
     assert "it said nothing for" in project.said()
 
 
@@ -113,7 +113,7 @@ def test_a_cancelled_child_that_hangs_is_killed(project: Served) -> None:
     os.kill(child, signal.SIGSTOP)
     project.requests.leave(row.id, Actor("ann"))
     assert project.ended(row.id).state == "cancelled"
-    assert gone(child)
+    until(lambda: gone(child), "the child to be killed")
 
 
 def test_a_cut_database_connection_is_tried_again_in_the_same_run(proxied: tuple[Served, DatabaseProxy]) -> None:

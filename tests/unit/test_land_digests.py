@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -35,6 +36,18 @@ def _pull(rows: list[bytes], before: bytes) -> tuple[bytes, list[bytes], bool]:
             sieve.flush()
         changed = keep_sorted(now, kept.write, seen)
     return kept.getvalue(), written, changed
+
+
+def test_many_rows_are_kept_in_order_and_found_again() -> None:
+    rows = [b"%d\n" % number for number in range(300_000)]
+    kept, written, changed = _pull(rows * 2, b"")
+    assert (len(written), changed) == (600_000, True)
+    pairs = [struct.unpack_from("<QQ", kept, place) for place in range(0, len(kept), DIGEST_BYTES)]
+    assert pairs == sorted(set(pairs))
+    assert len(pairs) == 300_000
+    assert _pull(rows[::-1], kept) == (kept, [], False)
+    less, written, changed = _pull([*rows[1:], b"new\n"], kept)
+    assert (len(less), written, changed) == (len(kept), [b"new\n"], True)
 
 
 _halves = st.integers(0, 2)

@@ -1,0 +1,140 @@
+"""Loading against dlt for the same csv.gz, and a pull of PostgreSQL into PostgreSQL against `psql COPY | psql COPY`.
+
+dlt comes into an environment of its own, since its pins are not ours. Ours lands first in both, which is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+from benchmarks.load import TYPES, make_files
+from benchmarks.measure import peak_memory, ratios, say, seconds, spread, table
+from benchmarks.server import Database, load_lineitem
+from export_pipelines.sources.postgres import PostgresSource
+from export_pipelines.specs.load import LoadDefinition, LoadSpec
+from export_pipelines.steps.land import LandContext, land
+from export_pipelines.steps.load import LoadContext, load_file
+from export_pipelines.stores.filesystem import FilesystemStore
+
+_DLT = ("dlt[filesystem,postgres]==1.31.0", "pandas")
+_PIPELINE = """
+import sys
+import dlt
+from dlt.sources.filesystem import filesystem, read_csv
+folder, target = sys.argv[1:]
+rows = (filesystem("file://" + folder, file_glob="1.csv.gz") | read_csv(chunksize=100_000)).with_name("lineitem")
+destination = dlt.destinations.postgres(credentials=target)
+dlt.pipeline("lineitem", destination=destination, dataset_name="dlt_bench", pipelines_dir=folder + "/dlt").run(rows)
+"""
+
+
+def run(base: Database, pairs: int, scale: float) -> str:
+    """Measure; the result as Markdown."""
+    folder = base.folder / "pulling"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "drop").mkdir(parents=True)
+    load_lineitem(base, scale)
+    make_files(folder / "drop", scale)
+    python = _dlt(base.folder / "dlt")
+    names = ("dlt", "file", "psql", "pull")
+    took: dict[str, list[float]] = {name: [] for name in names}
+    peak = 0.0
+    for number in range(pairs):
+        for name in names:
+            _forget(base)
+            shutil.rmtree(folder / "store", ignore_errors=True)
+            shutil.rmtree(folder / "drop" / "dlt", ignore_errors=True)
+            if name == "dlt":
+                took[name].append(seconds(lambda: _run_dlt(python, folder / "drop", base)))
+            elif name == "psql":
+                took[name].append(_psql(base))
+            else:
+                figures = _ours(base, folder, name)
+                took[name].append(figures["seconds"])
+                peak = max(peak, figures["peak_mb"])
+        say(f"pulling {number + 1}/{pairs}: " + ", ".join(f"{k} {v[-1]:.2f} s" for k, v in took.items()))
+    _forget(base)
+    shutil.rmtree(folder)
+    lines = [
+        ["dlt: filesystem, read_csv, postgres", spread(took["dlt"]).text(), "1"],
+        ["ours: land and load, `append`, typed", spread(took["file"]).text(), ratios(took["file"], took["dlt"]).text()],
+        ["`psql COPY TO \\| psql COPY FROM`", spread(took["psql"]).text(), "1"],
+        ["ours: pull and load, `append`, typed", spread(took["pull"]).text(),
+         ratios(took["pull"], took["psql"]).text()],
+    ]  # fmt: skip
+    return (
+        f"lineitem at scale {scale:g}; {pairs} pairs; bars: 0.33 of dlt, 1.3 of psql; peak memory {peak:.0f} MB.\n\n"
+        + table(["", "seconds: median (min–max)", "ratio: median (min–max)"], lines)
+    )
+
+
+def _dlt(folder: Path) -> Path:
+    """The Python of an environment with dlt."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *_DLT], check=True)
+    return python
+
+
+def _forget(base: Database) -> None:
+    base.run("DROP SCHEMA IF EXISTS dlt_bench, dlt_bench_staging, bench, operations CASCADE",
+             "DROP TABLE IF EXISTS lineitem_pulled", "CHECKPOINT")  # fmt: skip
+
+
+def _run_dlt(python: Path, drop: Path, base: Database) -> None:
+    subprocess.run([python, "-c", _PIPELINE, drop, base.source], check=True, stdout=subprocess.DEVNULL)
+    (stored,) = base.run("SELECT count(*) FROM dlt_bench.lineitem")[0]
+    (there,) = base.run("SELECT count(*) FROM lineitem")[0]
+    assert stored == there, f"dlt loaded {stored} of {there} rows"
+
+
+def _psql(base: Database) -> float:
+    columns = ", ".join(f"{name} {type_}" for name, type_ in TYPES.items())
+    base.run(f"CREATE TABLE lineitem_pulled ({columns})")
+    psql = f"{shlex.quote(str(base.programs / 'psql'))} -X -q {shlex.quote(base.source)} -c"
+    line = f"{psql} 'COPY lineitem TO STDOUT' | {psql} 'COPY lineitem_pulled FROM STDIN'"
+    return seconds(lambda: subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], check=True))
+
+
+def _ours(base: Database, folder: Path, kind: str) -> dict[str, float]:
+    job = {"source": base.source, "folder": str(folder), "kind": kind}
+    command = [sys.executable, "-m", "benchmarks.pulling"]
+    variables = {**os.environ, "SOURCE_URL": base.source}
+    done = subprocess.run(command, input=json.dumps(job).encode(), stdout=subprocess.PIPE, check=True, env=variables)
+    return dict(json.loads(done.stdout))
+
+
+def main() -> None:
+    """Land and load in a process of its own: what to do as JSON on stdin, figures on stdout."""
+    job = json.load(sys.stdin)
+    folder = Path(job["folder"])
+    file = {"type": "folder", "path": str(folder / "drop"), "pattern": "1.csv.gz", "settle_seconds": 0}
+    pull = {"type": "database", "url": {"env": "SOURCE_URL"}, "table": "lineitem"}
+    spec = LoadSpec.model_validate({
+        "source": file if job["kind"] == "file" else pull, "target": {"table": "bench.lineitem"}, "style": "append",
+        "columns": {name: {"type": type_} for name, type_ in TYPES.items()},
+    })  # fmt: skip
+    definition = LoadDefinition(name="lineitem", group="bench", folder=folder, spec=spec, version="1")
+    (folder / "store").mkdir(exist_ok=True)
+    store = FilesystemStore(folder / "store")
+    begun = time.perf_counter()
+    (landed,) = land(LandContext(load=definition, store=store)).landed
+    middle = time.perf_counter()
+    result = load_file(LoadContext(definition, PostgresSource(job["source"]), store), landed)
+    end = time.perf_counter()
+    figures = {"seconds": end - begun, "land": middle - begun, "load": end - middle, "rows": result.rows}
+    print(f"{job['kind']}: {figures}", file=sys.stderr)
+    json.dump({**figures, "peak_mb": peak_memory()}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
