@@ -39,7 +39,7 @@ class _Plain:
         return b""
 
 
-def compressor(kind: Compression) -> Compressor:
+def compressor(kind: Compression, *, zstd_level: int = ZSTD_LEVEL) -> Compressor:
     """A new compressor; its output is a function of its input alone (no times, no names)."""
     if kind is Compression.GZIP:
         from isal import isal_zlib
@@ -48,7 +48,7 @@ def compressor(kind: Compression) -> Compressor:
     if kind is Compression.ZSTD:
         import zstandard
 
-        return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compressobj()
+        return zstandard.ZstdCompressor(level=zstd_level, write_checksum=True).compressobj()
     return _Plain()
 
 
