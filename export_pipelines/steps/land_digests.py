@@ -25,7 +25,8 @@ Write = Callable[[bytes], object]
 
 
 class Seen:
-    """The digests of rows that were seen, sorted. They are in temporary files, of which little is in memory."""
+    """The digests of rows that were seen, sorted. They are in temporary files. A lookup maps pages of them: the
+    more rows, the more, some 130 MB for 10 million, 330 MB for 30 million."""
 
     def __init__(self, path: Path) -> None:
         self._both = _Mapped(path)
@@ -118,8 +119,8 @@ def digests_seen(before: Callable[[], BinaryIO]) -> Iterator[tuple[Seen, Path]]:
 
 
 def keep_sorted(path: Path, keep: Write, before: Seen) -> bool:
-    """Give the digests of a file in order, each once; whether they are others than before. Memory: some mebibytes for
-    each million of rows, since a part of them is sorted at a time."""
+    """Give the digests of a file in order, each once; whether they are others than before. Memory: that of a part, of
+    which there are 256 at most; equal rows are all in one."""
     import numpy
 
     place, same = 0, True
