@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,61 +17,83 @@ if TYPE_CHECKING:
 DIGEST_BYTES = 16
 _ROWS = 1 << 12
 _CHUNK = 1 << 20
-_LOOKUP = 1 << 9
+_LOOKUP = 1 << 10
+_BLOCK = 1 << 6
+_MOST_BLOCKS_BITS = 20
 _PART_BYTES = 1 << 22
-_MOST_PARTS_BITS = 8
+_SPLIT_BITS = 6
 
 Write = Callable[[bytes], object]
 
 
 class Seen:
-    """The digests of rows that were seen, sorted. They are in temporary files. A lookup maps pages of them: the
-    more rows, the more, some 130 MB for 10 million, 330 MB for 30 million."""
+    """The digests of rows that were seen, sorted. They are in a temporary file. Memory: at most 16 MiB for where its
+    blocks begin, and some for the blocks of a batch of look-ups."""
 
     def __init__(self, path: Path) -> None:
-        self._both = _Mapped(path)
-        self.pairs = self._both.numbers.reshape(-1, 2)
-        halves = path.with_name(f"{path.name} first")
-        with scratch_errors(), halves.open("wb") as file:
-            for start in range(0, len(self.pairs), _ROWS):
-                file.write(self.pairs[start : start + _ROWS, 0].tobytes())
-                self._both.forget()
-        self._halves = _Mapped(halves)
-        self._first = self._halves.numbers
+        import numpy
+
+        self._path = path
+        self.rows = path.stat().st_size // DIGEST_BYTES
+        block = max(_BLOCK, self.rows >> _MOST_BLOCKS_BITS)
+        self._block_bytes = block * DIGEST_BYTES
+        self._starts = numpy.empty(-(-self.rows // block), "<u8")
+        place = 0
+        with scratch_errors(), path.open("rb") as file:
+            while data := file.read(self._block_bytes * _BLOCK):
+                starts = numpy.frombuffer(data, "<u8")[:: 2 * block]
+                self._starts[place : place + len(starts)] = starts
+                place += len(starts)
 
     def holds(self, digests: bytes) -> numpy.ndarray[Any, Any]:
         """Of some digests, which are there."""
         import numpy
 
-        found: list[numpy.ndarray[Any, Any]] = []
-        for start in range(0, len(digests), _LOOKUP * DIGEST_BYTES):
-            found.append(self._found(digests[start : start + _LOOKUP * DIGEST_BYTES]))
-            # Each one that is looked up maps some pages of both files, 64 KiB at a time.
-            self.forget()
-        return numpy.concatenate(found) if found else numpy.zeros(0, bool)
+        found = numpy.zeros(len(digests) // DIGEST_BYTES, bool)
+        if not self.rows:
+            return found
+        wanted = numpy.frombuffer(digests, "<u8").reshape(-1, 2)
+        with scratch_errors(), self._path.open("rb", buffering=0) as file:
+            for start in range(0, len(wanted), _LOOKUP):
+                some = wanted[start : start + _LOOKUP]
+                found[start : start + _LOOKUP] = _found(self._near(file.fileno(), some[:, 0]), some)
+        return found
 
-    def forget(self) -> None:
-        """Let the memory go that reading took."""
-        self._both.forget()
-        self._halves.forget()
-
-    def _found(self, digests: bytes) -> numpy.ndarray[Any, Any]:
+    def at(self, place: int, count: int) -> numpy.ndarray[Any, Any]:
+        """Digests from a place on, as pairs of numbers; fewer than asked for at the end."""
         import numpy
 
-        wanted = numpy.frombuffer(digests, "<u8").reshape(-1, 2)
-        found = numpy.zeros(len(wanted), bool)
-        place = numpy.searchsorted(self._first, wanted[:, 0])
-        # Several with the same first half are hardly ever there, and stand one behind the other.
-        while True:
-            inside = place < len(self._first)
-            same = inside.copy()
-            same[inside] = self._first[place[inside]] == wanted[inside, 0]
-            found[same] |= self.pairs[place[same], 1] == wanted[same, 1]
-            if not (same & ~found).any():
-                return found
-            place = place + (same & ~found)
-            if not (place[same & ~found] < len(self._first)).any():
-                return found
+        found = numpy.fromfile(self._path, "<u8", 2 * count, offset=place * DIGEST_BYTES)
+        return found.reshape(-1, 2)
+
+    def _near(self, file: int, first: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
+        """The blocks in which digests of these first halves would be, in order."""
+        import numpy
+
+        # Those of the same first half may begin in one block and end in the next.
+        places = [numpy.searchsorted(self._starts, first, side) for side in ("left", "right")]
+        blocks = numpy.unique(numpy.maximum(numpy.concatenate(places) - 1, 0)).tolist()
+        size = self._block_bytes
+        read = b"".join([os.pread(file, size, block * size) for block in blocks])
+        return numpy.frombuffer(read, "<u8").reshape(-1, 2)
+
+
+def _found(pairs: numpy.ndarray[Any, Any], wanted: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
+    """Which of the wanted are among sorted ones."""
+    import numpy
+
+    firsts = numpy.ascontiguousarray(pairs[:, 0])
+    found = numpy.zeros(len(wanted), bool)
+    place = numpy.searchsorted(firsts, wanted[:, 0])
+    # Several with the same first half are hardly ever there, and stand one behind the other.
+    while True:
+        inside = place < len(firsts)
+        same = inside.copy()
+        same[inside] = firsts[place[inside]] == wanted[inside, 0]
+        found[same] |= pairs[place[same], 1] == wanted[same, 1]
+        if not (same & ~found).any():
+            return found
+        place = place + (same & ~found)
 
 
 class Sieve:
@@ -100,7 +122,7 @@ class Sieve:
                 self._note.write(digests)
         if self._write is None:
             return
-        if self._seen is not None and len(self._seen.pairs):
+        if self._seen is not None and self._seen.rows:
             known = self._seen.holds(digests)
             records = [record for record, old in zip(records, known, strict=True) if not old]
         for record in records:
@@ -119,60 +141,55 @@ def digests_seen(before: Callable[[], BinaryIO]) -> Iterator[tuple[Seen, Path]]:
 
 
 def keep_sorted(path: Path, keep: Write, before: Seen) -> bool:
-    """Give the digests of a file in order, each once; whether they are others than before. Memory: that of a part, of
-    which there are 256 at most; equal rows are all in one."""
+    """Give the digests of a file in order, each once; whether they are others than before. Memory: some tens of
+    mebibytes, whatever their number. The file is gone afterwards if it was split."""
     import numpy
 
     place, same = 0, True
-    for part in _parts(path):
-        pairs = numpy.fromfile(part, "<u8").reshape(-1, 2)
-        ordered = pairs[numpy.lexsort((pairs[:, 1], pairs[:, 0]))]
-        fresh = numpy.ones(len(ordered), bool)
-        fresh[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-        ordered = ordered[fresh]
+    for part in _parts(path, 64):
+        ordered = _ordered(numpy.fromfile(part, "<u8").reshape(-1, 2))
         keep(ordered.tobytes())
-        same = same and numpy.array_equal(ordered, before.pairs[place : place + len(ordered)])
+        same = same and numpy.array_equal(ordered, before.at(place, len(ordered)))
         place += len(ordered)
-        before.forget()
-    return not same or place != len(before.pairs)
+    return not same or place != before.rows
 
 
-def _parts(path: Path) -> list[Path]:
-    """The digests of a file in several, by their greatest bits, in order."""
+def _ordered(pairs: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
+    """In order, each once."""
     import numpy
 
+    ordered = pairs[numpy.lexsort((pairs[:, 1], pairs[:, 0]))]
+    fresh = numpy.ones(len(ordered), bool)
+    fresh[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    return ordered[fresh]
+
+
+def _parts(path: Path, bits: int) -> Iterator[Path]:
+    """The digests of a file in several small ones, by their next bits, in order."""
     size = path.stat().st_size if path.exists() else 0
-    bits = min((size // _PART_BYTES).bit_length(), _MOST_PARTS_BITS)
-    if bits == 0:
-        return [path] if size else []
-    parts = [path.with_name(f"{path.name} {number}") for number in range(1 << bits)]
+    if size <= _PART_BYTES or bits < _SPLIT_BITS:
+        if size:
+            yield path
+        return
+    for part in _split(path, bits - _SPLIT_BITS):
+        yield from _parts(part, bits - _SPLIT_BITS)
+        part.unlink(missing_ok=True)
+
+
+def _split(path: Path, shift: int) -> list[Path]:
+    import numpy
+
+    numbers = numpy.arange((1 << _SPLIT_BITS) + 1, dtype="<u8")
+    parts = [path.with_name(f"{path.name} {number}") for number in range(1 << _SPLIT_BITS)]
     with ExitStack() as stack, scratch_errors():
         files = [stack.enter_context(part.open("wb")) for part in parts]
         source = stack.enter_context(path.open("rb"))
         while data := source.read(_CHUNK):
-            pairs = numpy.frombuffer(data, "<u8").reshape(-1, 2)
-            numbers = pairs[:, 0] >> numpy.uint64(64 - bits)
-            order = numpy.argsort(numbers, kind="stable")
-            bounds = numpy.searchsorted(numbers[order], numpy.arange(len(files) + 1, dtype="<u8"))
+            # Equal rows, of which there may be many, must not make one part large.
+            pairs = _ordered(numpy.frombuffer(data, "<u8").reshape(-1, 2))
+            key = (pairs[:, 0] >> numpy.uint64(shift)) & numpy.uint64((1 << _SPLIT_BITS) - 1)
+            bounds = numpy.searchsorted(key, numbers)
             for number, file in enumerate(files):
-                file.write(pairs[order[bounds[number] : bounds[number + 1]]].tobytes())
+                file.write(pairs[bounds[number] : bounds[number + 1]].tobytes())
+        path.unlink()
     return parts
-
-
-class _Mapped:
-    """A file of numbers that is read as if it were in memory."""
-
-    def __init__(self, path: Path) -> None:
-        import numpy
-
-        self._map: mmap.mmap | None = None
-        self.numbers = numpy.zeros(0, "<u8")
-        if path.exists() and path.stat().st_size:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self.numbers = numpy.frombuffer(self._map, "<u8")
-
-    def forget(self) -> None:
-        """Let the memory go that reading took. The pages are read again when needed, mostly from the system's cache."""
-        if self._map is not None:
-            self._map.madvise(mmap.MADV_DONTNEED)

@@ -6,9 +6,11 @@ import io
 import struct
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from export_pipelines.steps import land_digests
 from export_pipelines.steps.land_digests import DIGEST_BYTES, Seen, Sieve, digests_seen, keep_sorted
 
 _rows = st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"d\n", b"e\n"]), max_size=8)
@@ -48,6 +50,20 @@ def test_many_rows_are_kept_in_order_and_found_again() -> None:
     assert _pull(rows[::-1], kept) == (kept, [], False)
     less, written, changed = _pull([*rows[1:], b"new\n"], kept)
     assert (len(less), written, changed) == (len(kept), [b"new\n"], True)
+
+
+def test_rows_are_told_apart_with_tiny_blocks_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, bound in {"_BLOCK": 2, "_LOOKUP": 8, "_CHUNK": 1 << 10, "_PART_BYTES": 256}.items():
+        monkeypatch.setattr(land_digests, name, bound)
+    rows = [b"%d\n" % number for number in range(1500)]
+    kept, _, _ = _pull(rows + rows[:9] * 200, b"")
+    assert len(kept) == DIGEST_BYTES * len(rows)
+    assert _pull(rows[::-1], kept) == (kept, [], False)
+    changed = [*rows[10:], b"changed\n", b"new\n"]
+    less, written, differs = _pull(changed, kept)
+    assert (written, differs) == ([b"changed\n", b"new\n"], True)
+    assert less == _pull(changed[::-1], b"")[0]
+    assert _pull(rows[10:], kept)[1:] == ([], True)
 
 
 _halves = st.integers(0, 2)
