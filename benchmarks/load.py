@@ -13,14 +13,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import peak_memory, ratios, say, seconds, spread, table
-from benchmarks.server import Database
+from benchmarks.measure import in_own_process, peak_memory, ratios, say, seconds, spread, table
+from benchmarks.server import Database, lineitem_csv
 from export_pipelines.manifest import FileProof, LandedManifest
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.load import LoadDefinition, LoadSpec
@@ -43,7 +42,10 @@ def run(base: Database, pairs: int, scale: float) -> str:
     folder = base.folder / "loading"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "store").mkdir(parents=True)
-    files = make_files(folder / "store", scale)
+    files = (
+        make_file(folder / "store" / "1.csv.gz", scale),
+        make_file(folder / "store" / "2.csv.gz", scale, changed=True),
+    )
     theirs: dict[str, list[float]] = {"text": [], "typed": []}
     ours: dict[str, list[float]] = {"text": [], "typed": [], "shadow": []}
     peak = 0.0
@@ -79,20 +81,12 @@ def run(base: Database, pairs: int, scale: float) -> str:
     )
 
 
-def make_files(store: Path, scale: float) -> tuple[str, str]:
-    """Two landed files, the second with some rows changed."""
-    program = Path(sysconfig.get_path("scripts")) / "tpchgen-cli"
-    command: list[str | Path] = [program, "csv", "-s", f"{scale:g}", "--tables=lineitem", "--stdout", "--quiet"]
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE) as generator,
-        gzip.open(store / "1.csv.gz", "wb", 6) as first,
-        gzip.open(store / "2.csv.gz", "wb", 6) as second,
-    ):
-        assert generator.stdout is not None
-        for number, line in enumerate(generator.stdout):
-            first.write(line)
-            second.write(_changed(line) if number and number % _CHANGED == 0 else line)
-    return "1.csv.gz", "2.csv.gz"
+def make_file(path: Path, scale: float, *, changed: bool = False) -> str:
+    """lineitem as csv.gz, some of its rows changed or not; the file's name."""
+    with lineitem_csv(scale) as lines, gzip.open(path, "wb", 6) as out:
+        for number, line in enumerate(lines):
+            out.write(_changed(line) if changed and number and number % _CHANGED == 0 else line)
+    return path.name
 
 
 def _changed(line: bytes) -> bytes:
@@ -121,10 +115,7 @@ def _psql(base: Database, file: Path) -> None:
 
 def _ours(base: Database, folder: Path, file: str, kind: str, sequence: int = 1) -> dict[str, Any]:
     job = {"source": base.source, "folder": str(folder), "file": file, "kind": kind, "sequence": sequence}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load"], input=json.dumps(job).encode(), stdout=subprocess.PIPE, check=True
-    )
-    return dict(json.loads(done.stdout))
+    return in_own_process("benchmarks.load", job)
 
 
 def main() -> None:

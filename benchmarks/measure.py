@@ -6,13 +6,17 @@ what slows the machine down for a minute slows both sides of a pair.
 
 from __future__ import annotations
 
+import json
+import os
 import resource
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,18 @@ def seconds(action: Callable[[], object]) -> float:
     begun = time.perf_counter()
     action()
     return time.perf_counter() - begun
+
+
+def in_own_process(module: str, job: Mapping[str, Any], **variables: str) -> dict[str, Any]:
+    """Run a module with a job as JSON on its stdin; the figures that it prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        input=json.dumps(job).encode(),
+        stdout=subprocess.PIPE,
+        check=True,
+        env={**os.environ, **variables},
+    )
+    return dict(json.loads(done.stdout))
 
 
 def peak_memory(process: int | str = "self") -> float:

@@ -7,7 +7,6 @@ the fastest of its ways: with read_csv it takes some six times as long. Ours lan
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -16,8 +15,8 @@ import time
 import venv
 from pathlib import Path
 
-from benchmarks.load import TYPES, make_files
-from benchmarks.measure import peak_memory, ratios, say, seconds, spread, table
+from benchmarks.load import TYPES, make_file
+from benchmarks.measure import in_own_process, peak_memory, ratios, say, seconds, spread, table
 from benchmarks.server import Database, load_lineitem
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.load import LoadDefinition, LoadSpec
@@ -28,14 +27,17 @@ from export_pipelines.stores.filesystem import FilesystemStore
 _DLT = ("dlt[filesystem,postgres]==1.31.0", "duckdb", "pyarrow")
 _PIPELINE = """
 import sys
+import time
 import dlt
 from dlt.sources.filesystem import filesystem, read_csv_duckdb
 folder, target = sys.argv[1:]
+begun = time.perf_counter()
 files = filesystem("file://" + folder, file_glob="1.csv.gz")
 rows = (files | read_csv_duckdb(use_pyarrow=True, chunk_size=100_000)).with_name("lineitem")
 destination = dlt.destinations.postgres(credentials=target)
 pipeline = dlt.pipeline("lineitem", destination=destination, dataset_name="dlt_bench", pipelines_dir=folder + "/dlt")
 pipeline.run(rows, loader_file_format="csv")
+print(time.perf_counter() - begun)
 """
 
 
@@ -45,7 +47,7 @@ def run(base: Database, pairs: int, scale: float) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "drop").mkdir(parents=True)
     load_lineitem(base, scale)
-    make_files(folder / "drop", scale)
+    make_file(folder / "drop" / "1.csv.gz", scale)
     python = _dlt(base.folder / "dlt")
     names = ("dlt", "file", "psql", "pull")
     took: dict[str, list[float]] = {name: [] for name in names}
@@ -56,7 +58,7 @@ def run(base: Database, pairs: int, scale: float) -> str:
             shutil.rmtree(folder / "store", ignore_errors=True)
             shutil.rmtree(folder / "drop" / "dlt", ignore_errors=True)
             if name == "dlt":
-                took[name].append(seconds(lambda: _run_dlt(python, folder / "drop", base)))
+                took[name].append(_run_dlt(python, folder / "drop", base))
             elif name == "psql":
                 took[name].append(_psql(base))
             else:
@@ -93,11 +95,12 @@ def _forget(base: Database) -> None:
              "DROP TABLE IF EXISTS lineitem_pulled", "CHECKPOINT")  # fmt: skip
 
 
-def _run_dlt(python: Path, drop: Path, base: Database) -> None:
-    subprocess.run([python, "-c", _PIPELINE, drop, base.source], check=True, stdout=subprocess.DEVNULL)
+def _run_dlt(python: Path, drop: Path, base: Database) -> float:
+    done = subprocess.run([python, "-c", _PIPELINE, drop, base.source], check=True, stdout=subprocess.PIPE)
     (stored,) = base.run("SELECT count(*) FROM dlt_bench.lineitem")[0]
     (there,) = base.run("SELECT count(*) FROM lineitem")[0]
     assert stored == there, f"dlt loaded {stored} of {there} rows"
+    return float(done.stdout.split()[-1])
 
 
 def _psql(base: Database) -> float:
@@ -110,10 +113,7 @@ def _psql(base: Database) -> float:
 
 def _ours(base: Database, folder: Path, kind: str) -> dict[str, float]:
     job = {"source": base.source, "folder": str(folder), "kind": kind}
-    command = [sys.executable, "-m", "benchmarks.pulling"]
-    variables = {**os.environ, "SOURCE_URL": base.source}
-    done = subprocess.run(command, input=json.dumps(job).encode(), stdout=subprocess.PIPE, check=True, env=variables)
-    return dict(json.loads(done.stdout))
+    return in_own_process("benchmarks.pulling", job, SOURCE_URL=base.source)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psycopg2
 
@@ -80,19 +80,27 @@ def remove_cluster(folder: Path) -> None:
         binaries.remove(made)
 
 
+@contextmanager
+def lineitem_csv(scale: float) -> Iterator[IO[bytes]]:
+    """TPC-H's lineitem as CSV with its header, while it is generated."""
+    program = Path(sysconfig.get_path("scripts")) / "tpchgen-cli"
+    command: list[str | Path] = [program, "csv", "-s", f"{scale:g}", "--tables=lineitem", "--stdout", "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as generator:
+        assert generator.stdout is not None
+        yield generator.stdout
+
+
 def load_lineitem(base: Database, scale: float) -> int:
     """Make and fill TPC-H's lineitem, unless it is there; its rows. Vacuumed, so no reader sets hint bits."""
     if base.run("SELECT to_regclass('lineitem')")[0][0] is None:
         say(f"generating and loading lineitem at scale {scale:g} …")
-        program = Path(sysconfig.get_path("scripts")) / "tpchgen-cli"
-        command: list[str | Path] = [program, "csv", "-s", f"{scale:g}", "--tables=lineitem", "--stdout", "--quiet"]
         with (
-            subprocess.Popen(command, stdout=subprocess.PIPE) as generator,
+            lineitem_csv(scale) as lines,
             closing(base.connect()) as connection,
             connection.cursor() as cursor,
         ):
             cursor.execute(f"BEGIN; {_LINEITEM}")
-            cursor.copy_expert("COPY lineitem FROM STDIN WITH (FORMAT csv, HEADER, FREEZE)", generator.stdout, 1 << 20)
+            cursor.copy_expert("COPY lineitem FROM STDIN WITH (FORMAT csv, HEADER, FREEZE)", lines, 1 << 20)
             cursor.execute("COMMIT")
         base.run("VACUUM (FREEZE, ANALYZE) lineitem", "CHECKPOINT")
     return int(base.run("SELECT count(*) FROM lineitem")[0][0])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import peak_memory
+from benchmarks import measure
 from benchmarks.project import context, snapshot
 from export_pipelines.manifest import ExportRecord
 from export_pipelines.specs.table import Compression
@@ -47,10 +46,8 @@ STEPS: dict[str, Callable[[StepContext, Window], object]] = {
 def in_own_process(job: dict[str, Any]) -> dict[str, Any]:
     """Run `main` in a new process; its figures, with `process_seconds` from its start to its end."""
     begun = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.worker"], input=json.dumps(job).encode(), stdout=subprocess.PIPE, check=True
-    )
-    return {**json.loads(done.stdout), "process_seconds": time.perf_counter() - begun}
+    figures = measure.in_own_process("benchmarks.worker", job)
+    return {**figures, "process_seconds": time.perf_counter() - begun}
 
 
 def main() -> None:
@@ -67,7 +64,7 @@ def main() -> None:
     ctx = context(job["source"], job["catalog"], Path(job["folder"]), table)
     begun = time.perf_counter()
     result = STEPS[job["step"]](ctx, Window(SNAPSHOT))
-    figures: dict[str, Any] = {"seconds": time.perf_counter() - begun, "peak_mb": peak_memory()}
+    figures: dict[str, Any] = {"seconds": time.perf_counter() - begun, "peak_mb": measure.peak_memory()}
     for name in ("deleted", "late", "not_exported", "proof", "batches", "rows"):
         figures[name] = getattr(result, name, None)
     if isinstance(result, ExportRecord):

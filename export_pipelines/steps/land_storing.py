@@ -109,16 +109,16 @@ class Batched:
         self._records.append(record)
         self._size += len(record)
         if self._size >= _PIECE_BYTES:
-            self.flush()
+            self._flush()
 
     def finished(self) -> Spool:
         """Where they are, all of them."""
-        self.flush()
+        self._flush()
         self._wait()
         self._content.finish()
         return self._content
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         """Hand over what was taken. Raises what went wrong with the piece before it."""
         piece = b"".join(self._records)
         self._whole += self._size

@@ -9,7 +9,6 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -20,6 +19,7 @@ from export_pipelines.components.warm_launcher import WORKER_TAG
 from export_pipelines.formats.csv import copy_options
 from export_pipelines.local.postgres import Address
 from export_pipelines.specs.format import PLAIN
+from tests.fault.dagster_up import gone
 from tests.support.proxy import DatabaseProxy, database_proxy
 from tests.support.served import ENDED, Served, children_of, served, until
 from tests.support.servers import new_database, run_sql
@@ -65,13 +65,6 @@ def answered_once(project: Served, request: str, rows: int) -> None:
 
 def run_over(project: Served, run: str) -> bool:
     return project.run_status(run) in ("SUCCESS", "FAILURE", "CANCELED")
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def test_a_killed_warm_process_is_replaced_and_what_it_had_begun_is_done_again(project: Served) -> None:
