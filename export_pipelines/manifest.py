@@ -222,14 +222,15 @@ class LandedManifest(ChainEntry):
     partition: str = ""
     """Window that it is of, where the table has windows."""
     file: FileProof
-    """As stored. Files are stored as they came, so that raw and stored are the same; only rows of databases are
-    compressed by us."""
+    """As stored. Files are stored as they came, so that raw and stored are the same; only rows of databases, and pages
+    that land as one file, are compressed by us."""
     fetched: datetime
     definition_version: str = ""
     rows: int | None = None
-    """Of a database; of files nobody has counted them yet."""
+    """Of a database, or of pages that landed as one file; of other files nobody has counted them yet."""
     state: dict[str, str] = {}
-    """Where an incremental pull stands behind this file; of a copy of a table, what that held: `columns`, `digest`."""
+    """Where an incremental pull stands behind this file; of a copy of a table, what that held: `columns`, `digest`; of
+    pages that landed as one file, `pages` and the `digest` of their records."""
     state_file: FileProof | None = None
     """Digests of the rows that such a pull may meet again."""
 

@@ -201,6 +201,7 @@ class _Conversion:
         style = pull.style or ({"style": "upsert", "key": pull.key} if pull.key else {})
         if not style and pull.source["type"] == "database" and pull.source.get("mode") != "incremental":
             style = {"style": "replace"}
+            pull.source.pop("mode", None)
             self._note("without key columns it is loaded by style `replace`: each pull is the whole table")
         if style.get("style") == "upsert" and pull.source.get("mode") is None and pull.source["type"] == "database":
             pull.source["mode"] = "changes"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import click
 import yaml
@@ -38,7 +40,7 @@ _MAX_BYTES = 100 * 2**20
 @click.command("scaffold")
 @click.argument("table", metavar="GROUP/TABLE")
 @click.option("--from-file", "file", metavar="PATH", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--from-url", "url", metavar="URL", help="A file by HTTP.")
+@click.option("--from-url", "url", metavar="URL", help="A file by HTTP or SFTP.")
 @click.option("--from-table", "origin", metavar="SCHEMA.NAME", help="A table of a database; see --connection.")
 @click.option("--connection", default="source", show_default=True, help="Where the table of --from-table is.")
 @click.option("--key", "key", multiple=True, metavar="COLUMN", help="Columns that tell rows apart; style `upsert`.")
@@ -47,8 +49,9 @@ def scaffold_command(
 ) -> None:
     """Write assets/GROUP/TABLE/defs.yaml with the columns and types of a file or a table, for you to change.
 
-    --from-file takes all files of its folder with the same ending. Where resources/ has no `warehouse` or no `landing`,
-    they are written, too. Nothing that exists is overwritten.
+    --from-file takes all files of its folder with the same ending; so does --from-url sftp://user@host/folder/file.csv,
+    with the password in the variable SFTP_PASSWORD and the server in ~/.ssh/known_hosts. Where resources/ has no
+    `warehouse` or no `landing`, they are written, too. Nothing that exists is overwritten.
     """
     if sum(each is not None for each in (file, url, origin)) != 1:
         raise click.UsageError("give one of --from-file, --from-url and --from-table")
@@ -105,20 +108,54 @@ def _of_file(file: Path | None, url: str | None) -> tuple[dict[str, Any], dict[s
     from export_pipelines.specs.load import FileSpec
     from export_pipelines.steps.inference import infer
 
+    source: dict[str, Any]
     with ExitStack() as stack:
         if file is None:
             assert url is not None
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "sample"
-            name = _download(url, path)
-            source: dict[str, Any] = {"type": "http", "url": url}
+            if url.lower().startswith("sftp:"):
+                name, source = _download_sftp(url, path)
+            else:
+                name, source = _download(url, path), {"type": "http", "url": url}
         else:
             path, name = file.resolve(), file.name
-            pattern = "*" + "".join(
-                path.suffixes[-2:] if path.suffix in (".gz", ".zst", ".zip") else path.suffixes[-1:]
-            )
-            source = {"type": "folder", "path": str(path.parent), "pattern": pattern}
+            source = {"type": "folder", "path": str(path.parent), "pattern": _pattern(name)}
         found = infer(parse(FileSpec(), None, lambda: path.open("rb"), name))
     return source, _columns(found)
+
+
+def _pattern(name: str) -> str:
+    """All files with the ending of this one."""
+    suffixes = Path(name).suffixes
+    return "*" + "".join(suffixes[-2:] if suffixes[-1:] in ([".gz"], [".zst"], [".zip"]) else suffixes[-1:])
+
+
+def _download_sftp(url: str, path: Path) -> tuple[str, dict[str, Any]]:
+    """The file's name, and the source of its folder."""
+    from export_pipelines.sources.files_sftp import SftpFiles
+    from export_pipelines.specs.load_sources import SftpSource
+
+    parts = urlsplit(url)
+    folder, _, name = unquote(parts.path).rpartition("/")
+    if not (parts.hostname and parts.username and name) or parts.password is not None:
+        hint = "sftp://user@host/folder/file.csv, and the password in the variable SFTP_PASSWORD"
+        raise RequestError("the URL does not name user, host and file alone", hint=hint)
+    # As curl has it, `/~/` is where the login leads.
+    folder = folder.removeprefix("/~").lstrip("/") or "." if f"{folder}/".startswith("/~/") else folder or "/"
+    login = {"user": unquote(parts.username), "password": {"env": "SFTP_PASSWORD"}, "known_hosts": "~/.ssh/known_hosts"}
+    port = {"port": parts.port} if parts.port else {}
+    source = {"type": "sftp", "host": parts.hostname, **port, **login, "path": folder, "pattern": _pattern(name)}
+    alone = {"pattern": glob.escape(name), "settle_seconds": 0, "max_bytes": _MAX_BYTES}
+    files = SftpFiles(SftpSource.model_validate({**source, **alone}))
+    found = [*files.list()]
+    if not found:
+        raise RequestError(f"there is no file {name!r} in {folder!r} of {parts.hostname}")
+    try:
+        with files.open(found[0], "") as download, path.open("wb") as out:
+            out.writelines(download.pieces if download else ())
+    finally:
+        files.close()
+    return name, source
 
 
 def _download(url: str, path: Path) -> str:

@@ -188,8 +188,10 @@ def _check_specs(load: LoadDefinition) -> list[dg.AssetCheckSpec]:
     return [
         dg.AssetCheckSpec(name, asset=load_key(load.id), description=text, partitions_def=partitions)
         for name, text in CHECKS.items()
-        # Only databases say how many rows they gave.
-        if name != "rows_match_file" or load.spec.source.type in ("database", "table", "table_api")
+        # Only databases say how many rows they gave, and pages that land together are counted.
+        if name != "rows_match_file"
+        or load.spec.source.type in ("database", "table", "table_api")
+        or load.spec.one_file
     ]
 
 

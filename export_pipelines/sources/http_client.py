@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import email.utils
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
@@ -110,10 +112,9 @@ class Client:
     def _answered(self, call: Call, stack: ExitStack) -> httpx.Response:
         import httpx
 
-        client = stack.enter_context(self._client())
         for attempt in range(1, self.options.attempts + 1):
             try:
-                response = self._followed(client, call, stack)
+                response = self._followed(call, stack)
             except httpx.InvalidURL as error:
                 raise SourceError(f"{shown_url(call.url)} is no URL: {error}") from error
             except httpx.HTTPError as error:
@@ -126,24 +127,28 @@ class Client:
             response.close()
         raise AssertionError
 
+    @cached_property
     def _client(self) -> httpx.Client:
+        """Keeps connections for the calls that follow, perhaps thousands. Closed when nobody calls any more."""
         import httpx
 
         times = httpx.Timeout(self.options.read_timeout, connect=self.options.connect_timeout)
-        return httpx.Client(timeout=times, follow_redirects=False, trust_env=True)
+        client = httpx.Client(timeout=times, follow_redirects=False, trust_env=True)
+        weakref.finalize(self, client.close)
+        return client
 
-    def _followed(self, client: httpx.Client, call: Call, stack: ExitStack) -> httpx.Response:
+    def _followed(self, call: Call, stack: ExitStack) -> httpx.Response:
         """The answer behind redirects, each to a host that is allowed; secrets go to the source's own host only."""
         url, method = _with_params(call.url, call.params), call.method
         for _ in range(_MOST_REDIRECTS + 1):
-            request = client.build_request(
+            request = self._client.build_request(
                 method,
                 url,
                 headers={**self._headers(url), **call.headers, **self._signature(method, url)},
                 json=call.json if method == "POST" else None,
                 content=call.content if method == "POST" else None,
             )
-            response = client.send(request, stream=True)
+            response = self._client.send(request, stream=True)
             stack.callback(response.close)
             if response.status_code not in _REDIRECTS or "location" not in response.headers:
                 return response

@@ -1,4 +1,4 @@
-"""Records of an API, page by page. Each page is a file: the reply, as it came."""
+"""Records of an API, page by page. Each page is a file, the reply as it came, unless all of them land as one."""
 
 from __future__ import annotations
 
@@ -57,34 +57,45 @@ class Pages:
     stem: str = "page"
     extension: str = ""
     """Of the names; by the format when empty."""
-    _page: bytes = b""
-    _format: str = ""
+    with_end: bool = False
+    """Whether the page without records, which is the end, is listed as well."""
+    reply: bytes = field(default=b"", init=False)
+    """The page that was listed last."""
+    reply_format: str = field(default="", init=False)
 
     def list(self) -> Iterator[Found]:
         """All pages of all repeats.
 
         Raises:
-            SourceError: the API goes in circles, does not page as it was said, or has more pages than may be.
+            SourceError: the API goes in circles, does not page as it was said, has more pages than may be, or changes
+                while it is read.
         """
         for values in self.repeats():
             call = filled(self.call, {**self.common, **values})
             label = "".join(f"{name}={value}/" for name, value in values.items())
             for number, (data, response) in enumerate(self._pages(call), 1):
                 kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-                self._format = self.format if self.format != "auto" else _TYPES.get(kind, "json")
-                self._page = b"".join(sniffed(iter([data]), self._format, kind, shown_url(call.url)))
-                name = f"{self.prefix}{label}{self.stem}-{number:06d}{self.extension or _EXTENSIONS[self._format]}"
+                self.reply_format = self.format if self.format != "auto" else _TYPES.get(kind, "json")
+                self.reply = b"".join(sniffed(iter([data]), self.reply_format, kind, shown_url(call.url)))
+                extension = self.extension or _EXTENSIONS[self.reply_format]
+                name = f"{self.prefix}{label}{self.stem}-{number:06d}{extension}"
                 yield Found(_printable(name), shown_url(str(response.url)))
 
     @contextmanager
     def open(self, found: Found, known: str) -> Iterator[Download | None]:
         """The page that was listed last."""
-        yield Download(iter([self._page]), "")
+        yield Download(iter([self.reply]), "")
+
+    @property
+    def whole(self) -> str:
+        """Name of all pages as one file."""
+        return f"{self.prefix}{self.stem}-all{'.geojsonl' if self.extension == '.geojson' else '.jsonl'}"
 
     def _pages(self, call: Call) -> Iterator[tuple[bytes, httpx.Response]]:
         seen: set[str] = set()
         before = ""
         number, place = 0, self.paging.first
+        total = _Total(self.paging.total, shown_url(call.url))
         current: Call | None = self._placed(call, place)
         while current is not None:
             if number >= self.paging.max_pages:
@@ -92,9 +103,13 @@ class Pages:
             data, response = self.client.read(current, min(self.client.options.max_bytes, _PAGE_BYTES))
             number += 1
             counted = self.paging.by in ("offset", "page")
-            records = self.count(data) if counted else 0
+            records = self.count(data) if counted or self.paging.total else 0
+            total.page(data, records)
             if counted and not records and number > 1:
-                return
+                # It may tell of an error instead: whoever takes the whole has to look.
+                if self.with_end:
+                    yield data, response
+                break
             digest = hashlib.sha256(data).hexdigest()
             if counted and records and digest == before:
                 raise SourceError(
@@ -104,6 +119,7 @@ class Pages:
             yield data, response
             place += records if self.paging.by == "offset" else 1
             current = self._next(call, data, response, records, place, seen)
+        total.end()
 
     def _placed(self, call: Call, place: int) -> Call:
         """The call with the parameters of its page."""
@@ -138,15 +154,53 @@ class Pages:
         )
 
     def _search(self, data: bytes, call: Call) -> Any:
-        import jmespath
-        from jmespath.exceptions import JMESPathError
+        return _searched(self.paging.next, data, shown_url(call.url))
 
-        try:
-            return jmespath.search(self.paging.next, json.loads(data))
-        except JMESPathError as error:
-            raise RequestError(f"{self.paging.next!r} cannot be used: {error}", hint="see jmespath.org") from error
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"{shown_url(call.url)} gives a page that is no JSON: {error}", transient=True) from error
+
+@dataclass
+class _Total:
+    """What replies say of how many records there are in all."""
+
+    path: str | None
+    url: str
+    said: int | None = None
+    records: int = 0
+
+    def page(self, data: bytes, records: int) -> None:
+        """Raises SourceError if it is another number than before, or none at all."""
+        if self.path is None:
+            return
+        self.records += records
+        found = _searched(self.path, data, self.url)
+        # Behind the end, some say nothing.
+        if found is None and self.said is not None:
+            return
+        if isinstance(found, bool) or not str(found).isdecimal():
+            raise SourceError(f"{self.url} has no number at {self.path!r}", hint="correct `paging: {total: …}`")
+        if self.said not in (None, int(found)):
+            raise self._changed(f"it had {self.said} records, and then {found}")
+        self.said = int(found)
+
+    def end(self) -> None:
+        """All pages were read. Raises SourceError if they had another number of records."""
+        if self.said is not None and self.said != self.records:
+            raise self._changed(f"it says {self.said} records, and its pages have {self.records}")
+
+    def _changed(self, how: str) -> SourceError:
+        return SourceError(f"{self.url} changed while it was read: {how}", hint="run it again", transient=True)
+
+
+def _searched(path: str, data: bytes, url: str) -> Any:
+    """What a JMESPath finds in a page."""
+    import jmespath
+    from jmespath.exceptions import JMESPathError
+
+    try:
+        return jmespath.search(path, json.loads(data))
+    except JMESPathError as error:
+        raise RequestError(f"{path!r} cannot be used: {error}", hint="see jmespath.org") from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{url} gives a page that is no JSON: {error}", transient=True) from error
 
 
 def rest_pages(

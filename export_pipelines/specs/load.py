@@ -96,6 +96,9 @@ class Style(StrEnum):
 
 
 _WHOLE = (Style.REPLACE, Style.SNAPSHOT, Style.SHADOW)
+"""Of these the table is what a file holds."""
+_DAYS = {"all": 1000, "year": 366, "month": 31, "day": 1}
+"""The longest that a period of `partition_by` is."""
 
 
 class LoadColumn(SpecModel):
@@ -299,7 +302,26 @@ class LoadSpec(SpecModel):
     @property
     def by_file(self) -> bool:
         """Whether each file is a partition; of uploads each data set."""
-        return self.source.type in ("folder", "s3", "http", "upload")
+        return self.source.type in ("folder", "s3", "http", "sftp", "upload")
+
+    @property
+    def one_file(self) -> bool:
+        """Whether all pages of an API land as one file, since they are one whole for the style."""
+        if not isinstance(self.source, RestSource | WfsSource) or not self.source.has_pages:
+            return False
+        return self.source.one_file or self._is_whole or self.style is Style.PARTITION
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the rows that a file lacks are gone."""
+        closes = self.style is Style.HISTORY and self.absent == "close"
+        return self.style in _WHOLE or closes or self.partition_by == "all"
+
+    @property
+    def _pages_may_be_json(self) -> bool:
+        if isinstance(self.source, WfsSource) and "json" not in self.source.output_format.lower():
+            return False
+        return self.file.format in ("auto", "json")
 
     @property
     def pause(self) -> timedelta:
@@ -328,16 +350,43 @@ class LoadSpec(SpecModel):
             )
             if any(value != getattr(FileSpec(), name) for name, value in said.items()):
                 raise ValueError("the rows of a database need no `file`; only null_words and trim may be set")
-        if isinstance(self.source, RestSource | WfsSource) and self.style in _WHOLE:
-            raise ValueError(
-                f"style {self.style.value} takes one file for the whole table, and an API gives a file a page: "
-                "use append, upsert, history or partition"
-            )
+        if self.one_file and not self._pages_may_be_json:
+            raise ValueError(f"all pages are one file, by style {self.style.value} or `one_file`: they must be JSON")
+        self._keeps_what_it_had()
         if isinstance(self.source, UploadSource) and (self.style is not Style.REPLACE or self.raw or self.key):
             raise ValueError("uploads have `style: replace`, without `key` and `raw`")
         if unknown := [name for name in self.key if self.columns and name not in self.columns]:
             raise ValueError(f"key columns {unknown} are not among the columns")
         return self
+
+    def _keeps_what_it_had(self) -> None:
+        """A part of the rows must not take the place of all of them, or of all of their period."""
+        if isinstance(self.source, DatabaseSource) and self.source.mode != "full":
+            if self._is_whole or self.style is Style.PARTITION:
+                raise ValueError(
+                    f"mode {self.source.mode} pulls new rows only, which in style {self.style.value} would take the "
+                    "place of those that are there: use append, upsert or history, or mode full"
+                )
+        elif self.partitions and self._is_whole:
+            raise ValueError(
+                f"of style {self.style.value} each window would take the place of the others: use style partition"
+            )
+        elif self.partitions and self.partition_by and self._window_days < _DAYS[self.partition_by.partition("(")[0]]:
+            raise ValueError(
+                f"partition_by {self.partition_by} is more than a window, whose rows would take the place of all of it"
+            )
+
+    @property
+    def _window_days(self) -> float:
+        """The shortest that a window is in days; any, if only its cron knows."""
+        spec = self.partitions
+        if spec is None or spec.cron:
+            return 1000
+        return (
+            spec.every_days
+            or (spec.every_hours or 0) / 24
+            or {"hour": 0, "day": 1, "week": 7, "month": 31}[spec.every or "hour"]
+        )
 
 
 class LoadDefinition(SpecModel):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.service import FromVariable, Text
@@ -87,6 +88,58 @@ class HttpSource(HttpOptions):
     """Of the names."""
 
 
+class SftpSource(SpecModel):
+    """Files of a folder of an SFTP server."""
+
+    type: Literal["sftp"]
+    host: Text
+    """Name or address of the server."""
+    port: int = Field(default=22, ge=1, le=65_535)
+    user: Text
+    """Who logs in."""
+    password: FromVariable | None = None
+    """Variable with the password."""
+    key_file: Text | None = None
+    """Instead: file of a private key (`~` allowed)."""
+    passphrase: FromVariable | None = None
+    """Of `key_file`, where it has one."""
+    host_key: Text | None = None
+    """The server's public key, `ssh-ed25519 AAAA…`: what `ssh-keyscan` prints behind the host. Compare it with what
+    those who run the server say."""
+    known_hosts: Text | None = None
+    """Instead: file that has it, in the form of OpenSSH (`~` allowed)."""
+    path: Text = "."
+    """Folder of the files; a relative one counts from where the login leads."""
+    pattern: str = "*"
+    """Of the names, as in a shell; `**/` reaches into folders. Symbolic links are not followed."""
+    settle_seconds: float = Field(default=60, ge=0)
+    """A file that was changed more recently, by this machine's clock, is still being written: it is taken the next
+    time."""
+    connect_timeout: float = Field(default=10, gt=0)
+    """Seconds, of each step of the login."""
+    read_timeout: float = Field(default=60, gt=0)
+    """Seconds of silence."""
+    max_bytes: int = Field(default=10 * 2**30, ge=1)
+    """A larger file fails."""
+
+    @field_validator("host_key")
+    @classmethod
+    def _whole_key(cls, value: Text | None) -> Text | None:
+        if isinstance(value, str) and not re.fullmatch(r"[a-z][\w@.-]+ [A-Za-z0-9+/]{40,}={0,2}( .*)?", value.strip()):
+            raise ValueError("write type and key, `ssh-ed25519 AAAA…`: what `ssh-keyscan` prints behind the host")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SftpSource:
+        if (self.password is None) == (self.key_file is None):
+            raise ValueError("give either password or key_file")
+        if self.passphrase and not self.key_file:
+            raise ValueError("`passphrase` is that of a `key_file`")
+        if (self.host_key is None) == (self.known_hosts is None):
+            raise ValueError("give either host_key or known_hosts: no server is trusted unseen")
+        return self
+
+
 class PagingSpec(SpecModel):
     """How an API gives its pages."""
 
@@ -105,6 +158,9 @@ class PagingSpec(SpecModel):
     """First offset or page."""
     max_pages: int = Field(default=100_000, ge=1)
     """More fail, since a listing without end is an error."""
+    total: str | None = None
+    """JMESPath to the number of all records, where replies tell it. A listing that changes while it is read, or gives
+    another number of records, then fails."""
 
 
 class RepeatSpec(SpecModel):
@@ -127,7 +183,7 @@ class RepeatSpec(SpecModel):
 
 
 class RestSource(HttpOptions):
-    """Records of an API, page by page. Each landed file is a page's reply, as it came."""
+    """Records of an API, page by page. A landed file is a page's reply, as it came; or all of them, a line each."""
 
     type: Literal["rest"]
     url: Text
@@ -138,6 +194,14 @@ class RestSource(HttpOptions):
     """JSON, or text."""
     paging: PagingSpec = PagingSpec()
     repeat: RepeatSpec | None = None
+    one_file: bool = False
+    """Whether all pages of a landing are one file, all or none. They are anyway where the style takes a file for the
+    whole: `replace`, `snapshot`, `shadow`, `partition`, and `history` with `absent: close`. Pages must be JSON."""
+
+    @property
+    def has_pages(self) -> bool:
+        """Whether a landing may be more than one call."""
+        return self.paging.by != "none" or self.repeat is not None
 
 
 class WfsSource(HttpOptions):
@@ -154,6 +218,12 @@ class WfsSource(HttpOptions):
     page_features: int = Field(default=1_000, ge=1)
     """Features of a page."""
     cql_filter: str | None = None
+    one_file: bool = False
+    """As of `rest`; GML cannot be."""
+
+    @property
+    def has_pages(self) -> bool:
+        return True
 
 
 class DatabaseSource(SpecModel):
@@ -215,14 +285,15 @@ class TableApiSource(HttpOptions):
 
 
 class UploadSource(SpecModel):
-    """CSV files that people upload on the page of the service. Each data set that they make has a table of its own,
-    `<table>_<organisation>_<data set>`, whose columns and types they choose."""
+    """CSV files that people upload on the page of the service, or programs by its API. Each data set that they make has
+    a table of its own, `<table>_<organisation>_<data set>`, whose columns and types they choose."""
 
     type: Literal["upload"]
     organisations: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,14}$")], ...] = Field(min_length=1)
     """Short names of the organisations that data sets are of."""
     who: tuple[str, ...] = ()
-    """Users and `group:NAME` who may upload, load and restore; operators may anyway. `*` is everybody."""
+    """Users and `group:NAME` who may upload, load and restore; operators may anyway. `*` is everybody with the scope
+    `upload`."""
     max_bytes: int = Field(default=100 * 2**20, ge=1, le=10 * 2**30)
     """A larger file is refused."""
 
@@ -231,6 +302,7 @@ Source = Annotated[
     FolderSource
     | S3Source
     | HttpSource
+    | SftpSource
     | RestSource
     | WfsSource
     | DatabaseSource

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO
 
 from export_pipelines.errors import IntegrityError, ObjectMissing, RequestError, SourceError
 from export_pipelines.manifest import FileProof, LandedManifest
 from export_pipelines.sources.files import Download, FileSource, Found
 from export_pipelines.sources.files_folder import FolderFiles
-from export_pipelines.sources.http_client import Gone
+from export_pipelines.sources.files_sftp import SftpFiles
+from export_pipelines.sources.http_client import Gone, shown_url
 from export_pipelines.sources.mysql import MysqlSource
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.sources.table_api import TableApi
@@ -27,13 +29,15 @@ from export_pipelines.specs.load_sources import (
     FolderSource,
     HttpSource,
     S3Source,
+    SftpSource,
     TableApiSource,
     TableSource,
 )
 from export_pipelines.specs.table import Compression
 from export_pipelines.steps.context import Progress, silent
+from export_pipelines.steps.land_pages import PullPages, pull_together
 from export_pipelines.steps.land_rows import Before, Pull, Pulled
-from export_pipelines.steps.land_sources import file_source
+from export_pipelines.steps.land_sources import file_source, pages_source
 from export_pipelines.steps.land_storing import (
     Batched,
     Chain,
@@ -71,6 +75,8 @@ class LandContext:
     """Land these files only (file partitions); all when empty."""
     run_id: str = ""
     progress: Callable[[Progress], None] = field(default=silent)
+    beside: Callable[[bytes], None] | None = None
+    """Is given the rows of a `database` source as well, in pieces as they come; an empty one is the end of them."""
 
     @property
     def partition(self) -> str:
@@ -106,7 +112,12 @@ def land(ctx: LandContext, *, force: bool = False) -> LandResult:
     chain = Chain.read(ctx.store, ctx.load.id)
     source = ctx.load.spec.source
     if isinstance(source, TableApiSource):
-        return _land_pages(ctx, chain, TableApi(source), force=force)
+        api = TableApi(source)
+        return _land_pages(ctx, chain, Found(_rows_name(ctx), api.url), partial(pull_pages, api), force=force)
+    if ctx.load.spec.one_file:
+        pages = pages_source(ctx.load.spec, ctx.window, ctx.target)
+        pull = partial(pull_together, pages, ctx.load.spec.file.records)
+        return _land_pages(ctx, chain, Found(pages.whole, shown_url(pages.call.url)), pull, force=force)
     if isinstance(source, DatabaseSource | TableSource):
         return _land_rows(ctx, chain)
     return _Landing(ctx, chain, force).run()
@@ -114,7 +125,7 @@ def land(ctx: LandContext, *, force: bool = False) -> LandResult:
 
 def list_files(ctx: LandContext) -> list[str]:
     """The names that a source lists now: the keys of file partitions. Empty of sources that list no files."""
-    if not isinstance(ctx.load.spec.source, FolderSource | S3Source | HttpSource):
+    if not isinstance(ctx.load.spec.source, FolderSource | S3Source | HttpSource | SftpSource):
         return []
     source = file_source(ctx.load.spec, ctx.window, ctx.target)
     return [found.name for found in source.list()]
@@ -169,7 +180,7 @@ class _Landing:
             except Gone:
                 # The listing is older than what happened to the file.
                 self._gone.append(found.name)
-        waiting = source.waiting if isinstance(source, FolderFiles) else []
+        waiting = source.waiting if isinstance(source, FolderFiles | SftpFiles) else []
         if missing := [name for name in self._ctx.names if name not in listed and name not in waiting]:
             self._gone += missing
         elif not self._ctx.names:
@@ -257,13 +268,13 @@ def _commit(
 
 def _land_rows(ctx: LandContext, chain: Chain) -> LandResult:
     source = ctx.load.spec.source
-    name = f"{ctx.partition}/{_rows_name(ctx)}" if ctx.partition else _rows_name(ctx)
+    name = pull_name(ctx)
     mine = [entry for entry in chain.entries if entry.partition == ctx.partition and entry.name == name]
     spec = source if isinstance(source, DatabaseSource) else None
     with (
         spool(Compression.ZSTD) as content,
         spool() as digests,
-        Batched(content, lambda size: _report(ctx, 0, size)) as written,
+        Batched(content, lambda size: _report(ctx, 0, size), ctx.beside) as written,
     ):
         if spec is not None:
             pull = Pull(_checked(ctx, spec), ctx.database, ctx.load.select_sql, ctx.window, _before(ctx, spec, mine))
@@ -281,6 +292,11 @@ def _land_rows(ctx: LandContext, chain: Chain) -> LandResult:
         found = Found(name, ctx.database.name if ctx.database else "")
         entry, new = _commit(ctx, chain, found, pulled.state.get("seen", ""), content, pulled, state_file)
     return LandResult((entry,), 0) if new else LandResult((), 1)
+
+
+def pull_name(ctx: LandContext) -> str:
+    """The name of what a pull of rows lands."""
+    return f"{ctx.partition}/{_rows_name(ctx)}" if ctx.partition else _rows_name(ctx)
 
 
 def _rows_name(ctx: LandContext) -> str:
@@ -306,10 +322,9 @@ def _is_full(pulled: Pulled) -> bool:
     return pulled.state.get("mode") == "full"
 
 
-def _land_pages(ctx: LandContext, chain: Chain, api: TableApi, *, force: bool) -> LandResult:
-    """The rows of a table of a service: one file, of one version."""
-    name = _rows_name(ctx)
-    last = chain.latest.get(name)
+def _land_pages(ctx: LandContext, chain: Chain, found: Found, pull: PullPages, *, force: bool) -> LandResult:
+    """What comes page by page and is one file: it lands when all of it is there, if it is not what landed last."""
+    last = chain.latest.get(found.name)
     before = last.state.get("digest", "") if last is not None and not force else ""
     with ExitStack() as stack:
         written: list[Batched] = []
@@ -319,11 +334,11 @@ def _land_pages(ctx: LandContext, chain: Chain, api: TableApi, *, force: bool) -
             written.append(stack.enter_context(Batched(content, lambda size: _report(ctx, 0, size))))
             return written[-1].write
 
-        pulled = pull_pages(api, before, begin)
+        pulled = pull(before, begin)
         if not pulled.changed:
             return LandResult((), 1)
         content = written[-1].finished()
-        entry, new = _commit(ctx, chain, Found(name, api.url), "", content, pulled)
+        entry, new = _commit(ctx, chain, found, "", content, pulled)
     return LandResult((entry,), 0) if new else LandResult((), 1)
 
 

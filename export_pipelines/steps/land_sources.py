@@ -12,11 +12,20 @@ from export_pipelines.sources.files import FileSource
 from export_pipelines.sources.files_folder import FolderFiles
 from export_pipelines.sources.files_http import HttpFiles
 from export_pipelines.sources.files_s3 import BucketFiles
+from export_pipelines.sources.files_sftp import SftpFiles
 from export_pipelines.sources.postgres import PostgresSource
-from export_pipelines.sources.rest import rest_pages
+from export_pipelines.sources.rest import Pages, rest_pages
 from export_pipelines.sources.wfs import wfs_pages
 from export_pipelines.specs.load import FileSpec, LoadSpec
-from export_pipelines.specs.load_sources import FolderSource, HttpSource, RepeatSpec, RestSource, S3Source, WfsSource
+from export_pipelines.specs.load_sources import (
+    FolderSource,
+    HttpSource,
+    RepeatSpec,
+    RestSource,
+    S3Source,
+    SftpSource,
+    WfsSource,
+)
 from export_pipelines.specs.service import resolve
 from export_pipelines.windows import Window
 
@@ -24,7 +33,6 @@ from export_pipelines.windows import Window
 def file_source(spec: LoadSpec, window: Window | None, target: PostgresSource | None) -> FileSource:
     """A source of files or pages. Raises RequestError for a source that has none, or a setting that is missing."""
     source = spec.source
-    prefix = f"{window.partition}/" if window is not None and not window.is_snapshot else ""
     match source:
         case FolderSource():
             return FolderFiles(resolve(source.path), source.pattern, source.settle_seconds)
@@ -32,6 +40,18 @@ def file_source(spec: LoadSpec, window: Window | None, target: PostgresSource | 
             return _bucket(source)
         case HttpSource():
             return HttpFiles.of(source, lambda name: format_of(spec.file, name))
+        case SftpSource():
+            return SftpFiles(source)
+        case RestSource() | WfsSource():
+            return pages_source(spec, window, target)
+    raise RequestError(f"a source of type {source.type!r} has no files to land")
+
+
+def pages_source(spec: LoadSpec, window: Window | None, target: PostgresSource | None) -> Pages:
+    """The pages of an API. Raises as `file_source`."""
+    source = spec.source
+    prefix = f"{window.partition}/" if window is not None and not window.is_snapshot else ""
+    match source:
         case RestSource():
             return rest_pages(
                 source,
@@ -43,7 +63,7 @@ def file_source(spec: LoadSpec, window: Window | None, target: PostgresSource | 
             )
         case WfsSource():
             return wfs_pages(source, prefix=prefix)
-    raise RequestError(f"a source of type {source.type!r} has no files to land")
+    raise RequestError(f"a source of type {source.type!r} has no pages")
 
 
 def _records(file: FileSpec) -> str:

@@ -77,6 +77,9 @@ def make_routes(root: Path) -> Path:
         "routes/shop/sales/orders/ver/001.sql",
         "CREATE TABLE {{target_schema}}.{{target_table}} (n bigserial, id bigint, client text, total numeric(11,2))",
     )
+    hashed = "actions: [{do: export, file: input.sql, to: direct, cols: [id], changedetection: hash}]\n"
+    folder.write("routes/shop/sales/keyless/haulwork.yaml", hashed)
+    folder.write("routes/shop/sales/keyless/input.sql", "SELECT id FROM orders")
     folder.write("routes/shop/sales/old/haulwork.yaml", "status: old\nactions: [{do: runsql, file: x.sql}]\n")
     folder.write("routes/sheets/route.yaml", "type: file\nalias: sheets\n")
     folder.write("routes/sheets/sales/sold/haulwork.yaml", SALES)
@@ -128,6 +131,9 @@ def test_a_project_of_dapu_becomes_definitions_and_what_is_left_is_listed(cli: C
     assert orders["day"] == {"windows": ["morning"], "timezone": "Europe/Tallinn"}
     select = (cli.root / "assets/shop/sales/orders/select.sql").read_text()
     assert "o.changed > '1990-01-01 00:00:00'" in select
+    keyless = spec("shop/sales/keyless")
+    # All rows each time: the new ones alone would take the place of the others.
+    assert (keyless["style"], keyless["source"]) == ("replace", {"type": "database", "connection": "shopdb"})
     assert spec("shop/sales/orders_runsql")["depends"] == ["shop/sales/orders"]
     sold = spec("sheets/sales/sold")
     assert sold["file"] == {"format": "excel", "header": False, "skip_rows": 2, "sheet": 1}

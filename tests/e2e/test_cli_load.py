@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from tests.support.command_line import CommandLine
 from tests.support.dagster_project import query
 from tests.support.http_source import http_source_server
 from tests.support.load_project import ORDERS, new_load_project, variables
+from tests.support.sftp_server import PASSWORD, USER, public, sftp_server
 
 
 @pytest.fixture
@@ -185,6 +188,28 @@ def test_scaffold_takes_a_file_by_http_and_a_table_of_a_database(cli: CommandLin
     assert query(database, "SELECT code, rate::text FROM bank.rates ORDER BY 1") == [("EUR", "1.5"), ("SEK", "0.1")]
     assert query(database, "SELECT id, price::text FROM shop.items") == [(7, "2.50")]
     assert "numeric(8,2)" in (cli.root / "assets/shop/items/defs.yaml").read_text()
+
+
+def test_scaffold_takes_a_file_of_an_sftp_server_whose_files_are_partitions(cli: CommandLine, database: str) -> None:
+    served = cli.root.parent / "served"
+    (served / "out").mkdir(parents=True)
+    for name in ("may", "june"):
+        (served / "out" / f"{name}.csv.gz").write_bytes(gzip.compress(f"month,total\n{name},7\n".encode()))
+        os.utime(served / "out" / f"{name}.csv.gz", (1, 1))
+    with sftp_server(served) as server:
+        known = cli.root.parent / ".ssh" / "known_hosts"
+        known.parent.mkdir()
+        known.write_text(f"[127.0.0.1]:{server.port} {public(server.key)}\n")
+        place = {"HOME": str(cli.root.parent), "SFTP_PASSWORD": PASSWORD}
+        url = f"sftp://{USER}@127.0.0.1:{server.port}/out/may.csv.gz"
+        made = cli("scaffold", "shop/totals", "--from-url", url, **place)
+        assert made.code == 0, made.err
+        done = cli("load", "run", "shop/totals", "--file", "june.csv.gz", **place)
+        assert done.code == 0, done.err
+        assert query(database, "SELECT month, total FROM shop.totals") == [("june", 7)]
+        done = cli("load", "run", "shop/totals", **place)
+    assert done.code == 0, done.err
+    assert query(database, "SELECT month FROM shop.totals ORDER BY 1") == [("june",), ("may",)]
 
 
 def test_verify_reads_landed_files_and_names_one_that_was_changed(cli: CommandLine) -> None:

@@ -28,7 +28,9 @@ _EXTENSIONS = {
 _Parser = Callable[[FileSpec, Sequence[str] | None, Member], Parsed]
 
 
-def parse(spec: FileSpec, columns: Sequence[str] | None, open_stream: Open, name: str) -> Parsed:
+def parse(
+    spec: FileSpec, columns: Sequence[str] | None, open_stream: Open, name: str, *, pages: bool = False
+) -> Parsed:
     """Begin to read a file: its header is read before this returns.
 
     Args:
@@ -37,11 +39,17 @@ def parse(spec: FileSpec, columns: Sequence[str] | None, open_stream: Open, name
             they are all columns in order. None: all that the file has.
         open_stream: opens the file as it is stored; may be called more than once.
         name: of the file, whose end tells format and compression where the definition does not.
+        pages: whether the file is what `pages.page_line` made of an API's replies.
 
     Raises:
         IntegrityError: the file is damaged, or not of its format; with line and column where that is known.
         RequestError: it is beyond a limit of the definition, or lacks what the definition names.
     """
+    if pages:
+        from export_pipelines.formats.parsing.pages import as_pages, parse_pages
+
+        spec = as_pages(spec)
+        return parse_pages(spec, columns, members(spec, open_stream, name)[0])
     found = members(spec, open_stream, name)
     if len(found) == 1:
         return _parse(spec, columns, found[0])

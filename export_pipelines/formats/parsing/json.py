@@ -25,20 +25,22 @@ _HALF_PAIR = re.compile(
     rb"(?<!\\)\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|[c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB]..\\u[dD]...))"
 )
-_NAMES = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:\[\*?\])?", re.ASCII)
+NAMES = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:\[\*?\])?", re.ASCII)
+"""Paths of names alone."""
 
 
 def parse_json(spec: FileSpec, columns: Sequence[str] | None, member: Member) -> Parsed:
     """See `parsing.parse`. Records are streamed where `records` is made of names alone, such as `data.items`."""
-    return _parsed(spec, columns, lambda: _numbered(_Document(spec, member).records()))
+    return records_of(spec, columns, lambda: _numbered(_Document(spec, member).records()))
 
 
 def parse_jsonl(spec: FileSpec, columns: Sequence[str] | None, member: Member) -> Parsed:
     """See `parsing.parse`. Each line is a record, or something in which `records` finds one or several."""
-    return _parsed(spec, columns, lambda: _lines(spec, member))
+    return records_of(spec, columns, lambda: _lines(spec, member))
 
 
-def _parsed(spec: FileSpec, columns: Sequence[str] | None, read: Callable[[], Numbered]) -> Parsed:
+def records_of(spec: FileSpec, columns: Sequence[str] | None, read: Callable[[], Numbered]) -> Parsed:
+    """Records that are objects, which `read` gives as often as it is called."""
     if columns is not None:
         return Parsed(tuple(columns), batches_of(read(), columns, paths=True))
     good = (each[1] for each in read() if not isinstance(each, BadRecord))
@@ -124,10 +126,10 @@ class _Document:
     def records(self) -> Iterator[Any]:
         """Raises IntegrityError for what is no JSON, or has no records at their place."""
         if self._features:
-            yield from map(_feature, self._streamed("features"))
+            yield from map(feature, self._streamed("features"))
         elif self._spec.records == "@":
             yield from self._top()
-        elif _NAMES.fullmatch(self._spec.records):
+        elif NAMES.fullmatch(self._spec.records):
             yield from self._streamed(self._spec.records.partition("[")[0])
         else:
             yield from self._found()
@@ -203,7 +205,7 @@ class _Document:
         except RecursionError as error:
             raise IntegrityError(f"{self._member.name} is nested too deep") from error
         except ValueError as error:
-            raise IntegrityError(f"{self._member.name} is no JSON: {_place(error)}") from error
+            raise IntegrityError(f"{self._member.name} is no JSON: {place_of(error)}") from error
 
     def _explained(self, source: _Counting) -> _Explained:
         return _Explained(self, source)
@@ -240,7 +242,7 @@ class _Explained:
             raise self._document.explain(self._source, error) from error
 
 
-def _feature(item: Any) -> Any:
+def feature(item: Any) -> Any:
     """A feature of GeoJSON as one flat record: its properties, `id` and `geometry`."""
     if not isinstance(item, dict) or not isinstance(item.get("properties") or {}, dict):
         return item
@@ -248,7 +250,8 @@ def _feature(item: Any) -> Any:
     return {**identity, **(item.get("properties") or {}), "geometry": item.get("geometry")}
 
 
-def _place(error: ValueError) -> str:
+def place_of(error: ValueError) -> str:
+    """What is wrong with JSON, and where."""
     where = f"line {error.lineno}, column {error.colno}: " if isinstance(error, json.JSONDecodeError) else ""
     return where + str(getattr(error, "msg", error))
 
@@ -258,7 +261,7 @@ def _place(error: ValueError) -> str:
 
 def _lines(spec: FileSpec, member: Member) -> Numbered:
     search = None if spec.records == "@" else compiled(spec.records)
-    for number, line in _physical_lines(spec, member):
+    for number, line in physical_lines(spec, member):
         if not line.strip():
             continue
         try:
@@ -270,14 +273,15 @@ def _lines(spec: FileSpec, member: Member) -> Numbered:
             yield BadRecord(number, "it is nested too deep", shown(line))
             continue
         except ValueError as error:
-            yield BadRecord(number, f"it is no JSON: {_place(error).removeprefix('line 1, ')}", shown(line))
+            yield BadRecord(number, f"it is no JSON: {place_of(error).removeprefix('line 1, ')}", shown(line))
             continue
         found = search(value) if search else value
         for record in found if search and isinstance(found, list) else [] if search and found is None else [found]:
             yield number, record
 
 
-def _physical_lines(spec: FileSpec, member: Member) -> Iterator[tuple[int, bytes]]:
+def physical_lines(spec: FileSpec, member: Member) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers, without their ends. Raises RequestError for one that is too long."""
     rest: list[bytes] = []
     size = 0
     numbers = count(1)
