@@ -22,6 +22,7 @@ from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.load import LoadDefinition, LoadSpec
 from export_pipelines.steps.land import LandContext, land
 from export_pipelines.steps.load import LoadContext, load_file
+from export_pipelines.steps.load_live import loads_live, pull_and_load
 from export_pipelines.stores.filesystem import FilesystemStore
 
 _DLT = ("dlt[filesystem,postgres]==1.31.0", "duckdb", "pyarrow")
@@ -130,11 +131,15 @@ def main() -> None:
     (folder / "store").mkdir(exist_ok=True)
     store = FilesystemStore(folder / "store")
     begun = time.perf_counter()
-    (landed,) = land(LandContext(load=definition, store=store)).landed
-    middle = time.perf_counter()
-    result = load_file(LoadContext(definition, PostgresSource(job["source"]), store), landed)
-    end = time.perf_counter()
-    figures = {"seconds": end - begun, "land": middle - begun, "load": end - middle, "rows": result.rows}
+    landing, loading = LandContext(definition, store), LoadContext(definition, PostgresSource(job["source"]), store)
+    if job["kind"] == "pull":
+        assert loads_live(loading)
+        result = pull_and_load(landing, loading).load
+        assert result is not None
+    else:
+        (landed,) = land(landing).landed
+        result = load_file(loading, landed)
+    figures = {"seconds": time.perf_counter() - begun, "rows": result.rows}
     print(f"{job['kind']}: {figures}", file=sys.stderr)
     json.dump({**figures, "peak_mb": peak_memory()}, sys.stdout)
 

@@ -357,7 +357,7 @@ def _status(project: Opened, assets: LoadAssets) -> dict[str, Any]:
 
     ctx = _context(project, assets)
     files = {landing_id(each): each for each in landed_files(ctx)}
-    waiting = pending(ctx)
+    waiting = pending(ctx, files.values())
     current = next((each for each in table_versions(ctx) if each.current), None)
     with ctx.target.session() as session:
         session.begin()

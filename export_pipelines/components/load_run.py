@@ -20,7 +20,7 @@ from dagster import AssetCheckEvaluation
 
 from export_pipelines import naming, windows
 from export_pipelines.components.partition_run import names_partitions
-from export_pipelines.components.progress import INTERVAL
+from export_pipelines.components.progress import INTERVAL, observed
 from export_pipelines.components.retrying import another_attempt
 from export_pipelines.errors import ExportPipelinesError, RequestError
 from export_pipelines.manifest import LandedManifest
@@ -34,7 +34,7 @@ from export_pipelines.stores.base import Store
 from export_pipelines.windows import Window
 
 if TYPE_CHECKING:
-    from export_pipelines.steps.land import LandContext
+    from export_pipelines.steps.land import LandContext, LandResult
     from export_pipelines.steps.load import LoadContext
     from export_pipelines.steps.load_context import LoadResult
 
@@ -128,7 +128,7 @@ class LoadRun:
         self.context.instance.optimize_for_webserver(statement_timeout=0, pool_recycle=20, max_overflow=20)
         before = self._done_before()
         if land:
-            self._land(keys)
+            self._land(keys, load=load)
         if load:
             for landed in self._todo(keys):
                 if (landed.sequence, self.force) in before:
@@ -141,12 +141,12 @@ class LoadRun:
 
     # Land
 
-    def _land(self, keys: Sequence[str] | None) -> None:
+    def _land(self, keys: Sequence[str] | None, *, load: bool) -> None:
         if self.load.spec.partitions:
             for window in self._windows(keys):
-                self._attempt(f"landing of {window.partition}", partial(self._land_one, window))
+                self._attempt(f"landing of {window.partition}", partial(self._land_one, window, load=load))
             return
-        self._attempt("landing", lambda: self._land_one(names=self._names(keys)))
+        self._attempt("landing", lambda: self._land_one(names=self._names(keys), load=load))
 
     def _windows(self, keys: Sequence[str] | None) -> list[Window]:
         spec = self.load.spec.partitions
@@ -168,13 +168,12 @@ class LoadRun:
             raise RequestError(f"the source of {self.load.id} has no file {unknown[0]!r}")
         return tuple(known[key] for key in keys)
 
-    def _land_one(self, window: Window | None = None, names: tuple[str, ...] = ()) -> None:
-        from export_pipelines.steps.land import land
-
+    def _land_one(self, window: Window | None = None, names: tuple[str, ...] = (), *, load: bool = False) -> None:
+        """Land, and with `load` load meanwhile what can be; the rest is loaded when all has landed."""
         before = max((each.sequence for each in self._all_landed()), default=0)
         started = time.monotonic()
         try:
-            result = land(replace(self._land_context, window=window, names=names), force=self.force)
+            result, loaded = self._pull(replace(self._land_context, window=window, names=names), load=load)
             for name in result.waiting:
                 self.context.log.info(f"{name} is still being written: it is taken the next time")
             for name in result.vanished:
@@ -184,10 +183,23 @@ class LoadRun:
             new = [each for each in self._all_landed() if each.sequence > before and each.run_id == self.run_id]
             for each in new:
                 self._tell_landed(each, time.monotonic() - started)
+        if new and loaded:
+            self._tell_loaded(new[0], loaded, time.monotonic() - started)
         if not new:
             self.context.log.info("nothing new is at the source")
             if window is not None:
                 self._materialize(LAND, window.partition, {"rows": 0, "unchanged": result.unchanged}, "", "nothing new")
+
+    def _pull(self, ctx: LandContext, *, load: bool) -> tuple[LandResult, LoadResult | None]:
+        from export_pipelines.steps.land import land
+        from export_pipelines.steps.load_live import loads_live, pull_and_load
+
+        if not load or self.force or not loads_live(self._load_context):
+            return land(ctx, force=self.force), None
+        done = pull_and_load(ctx, self._load_context)
+        if done.given_up:
+            self.context.log.info(f"it was not loaded while it landed, and is loaded now: {done.given_up}")
+        return done.landing, done.load
 
     def _tell_landed(self, landed: LandedManifest, seconds: float) -> None:
         self.landed += 1
@@ -226,7 +238,9 @@ class LoadRun:
 
         started = time.monotonic()
         result = load_file(self._load_context, landed, force=self.force)
-        seconds = time.monotonic() - started
+        self._tell_loaded(landed, result, time.monotonic() - started)
+
+    def _tell_loaded(self, landed: LandedManifest, result: LoadResult, seconds: float) -> None:
         self.loaded += 1
         self.rows += result.rows
         key = self._partition(landed)
@@ -237,7 +251,9 @@ class LoadRun:
         self._check(
             key, "quarantine_empty", result.quarantined == 0, f"{result.quarantined} records do not fit", warn=True
         )
-        if landed.rows is not None and result.action != "superseded":
+        # The records of pages were counted by the definition that landed them.
+        counted = landed.source not in ("rest", "wfs") or landed.definition_version == self.load.version
+        if landed.rows is not None and counted and result.action != "superseded":
             seen = result.rows + result.quarantined
             text = f"the source gave {landed.rows} rows, and {seen} are in table and quarantine"
             self._check(key, "rows_match_file", seen == landed.rows, text)
@@ -381,13 +397,7 @@ class LoadRun:
             if time.monotonic() - told < INTERVAL:
                 return
             told = time.monotonic()
-            self.context.log_event(
-                dg.AssetObservation(
-                    load_key(self.asset_id, step),
-                    description=f"{step}: {progress.bytes / 1e6:,.1f} MB so far",
-                    metadata={"rows": progress.rows, "raw_bytes": progress.bytes},
-                )
-            )
+            self.context.log_event(dg.AssetObservation(load_key(self.asset_id, step), **observed(step, progress)))
 
         return report
 

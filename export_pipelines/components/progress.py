@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import dagster as dg
 
@@ -12,6 +13,20 @@ from export_pipelines.steps.context import Progress
 
 INTERVAL = 2.0
 """Seconds between two observations; a partition that is done sooner has none."""
+
+PERCENT = "percent_read"
+"""Of what is told of a load: how much of the landed file is read."""
+
+
+def observed(step: str, progress: Progress) -> dict[str, Any]:
+    """Description and metadata of an observation of a table that is loaded."""
+    done = f"{progress.bytes / 1e6:,.1f}"
+    if not progress.total:
+        metadata = {"rows": progress.rows, "raw_bytes": progress.bytes}
+        return {"description": f"{step}: {done} MB so far", "metadata": metadata}
+    percent = min(100, 100 * progress.bytes // progress.total)
+    description = f"{step}: {done} of {progress.total / 1e6:,.1f} MB are read"
+    return {"description": description, "metadata": {"read_bytes": progress.bytes, PERCENT: percent}}
 
 
 class Reporter:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -28,6 +33,8 @@ from export_pipelines.stores.base import Store
 E_ = TypeVar("E_", ArtifactManifest, CleanupReceipt, ExpireTombstone, LandedManifest)
 
 _RACES = 1000
+_AHEAD = 64
+"""Entries that are asked for before their turn, of a store that reads several at once."""
 
 
 def append(
@@ -99,17 +106,27 @@ def end_of_chain(archive: Store, table_id: str, known: tuple[int, str] | None) -
 
 def read_entry(archive: Store, table_id: str, sequence: int) -> tuple[Entry, bytes]:
     """An entry and its bytes. Raises IntegrityError if it is missing or no manifest."""
-    key = manifest_key(table_id, sequence)
+    data = _fetched(archive, manifest_key(table_id, sequence))
+    return _parsed(data, table_id, sequence), data
+
+
+def _fetched(archive: Store, key: str) -> bytes:
     try:
-        data = archive.get(key)
-        entry = from_bytes(data)
+        return archive.get(key)
     except ObjectMissing as error:
         raise IntegrityError(f"manifest {key} is missing in {archive.url}") from error
+
+
+def _parsed(data: bytes, table_id: str, sequence: int) -> Entry:
+    try:
+        entry = from_bytes(data)
     except ValidationError as error:
+        key = manifest_key(table_id, sequence)
         raise IntegrityError(f"{key} is no manifest: {error.errors()[0]['msg']}") from error
     if entry.sequence != sequence or entry.table != table_id:
+        key = manifest_key(table_id, sequence)
         raise IntegrityError(f"{key} says that it is manifest {entry.sequence} of {entry.table!r}")
-    return entry, data
+    return entry
 
 
 def artifact_at(archive: Store, table_id: str, sequence: int) -> ArtifactManifest:
@@ -149,23 +166,68 @@ def refuse_altered(archive: Store, table_id: str, sequences: Iterable[int], know
             )
 
 
-def entries(archive: Store, table_id: str) -> Iterator[Entry]:
+def entries(archive: Store, table_id: str) -> Generator[Entry]:
     """All entries of a chain in order, each checked against the one before.
 
     Raises:
         IntegrityError: an entry is missing, altered or out of order.
     """
+    with closing(digested(archive, table_id)) as found:
+        for entry, _ in found:
+            yield entry
+
+
+def digested(archive: Store, table_id: str) -> Generator[tuple[Entry, str]]:
+    """The same, each with the SHA-256 of its bytes.
+
+    Where reading is a wait for the network, the next entries are on their way while one is looked at. An error comes
+    nevertheless at the turn of its entry, after all those before. The threads end with the generator.
+    """
     previous = ""
-    expected = 1
-    for info in archive.list(f"{table_folder(table_id)}/manifests/"):
+    with closing(_read(archive, _keys(archive, table_id))) as contents:
+        for sequence, data in enumerate(contents, start=1):
+            entry = _parsed(data, table_id, sequence)
+            if entry.previous_sha256 != previous:
+                raise IntegrityError(
+                    f"manifest {sequence} of {table_id!r} does not follow the one before: a digest differs"
+                )
+            previous = digest(data)
+            yield entry, previous
+
+
+def _keys(archive: Store, table_id: str) -> Iterator[str]:
+    """Keys of the entries of a chain. Raises IntegrityError at a gap."""
+    folder = f"{table_folder(table_id)}/manifests/"
+    for expected, info in enumerate(archive.list(folder), start=1):
         name = info.key.rsplit("/", 1)[1]
         if name != f"{expected:08d}.json":
             raise IntegrityError(f"the chain of {table_id!r} has {name} where number {expected} is expected")
-        entry, data = read_entry(archive, table_id, expected)
-        if entry.previous_sha256 != previous:
-            raise IntegrityError(
-                f"manifest {expected} of {table_id!r} does not follow the one before: a digest differs"
-            )
-        yield entry
-        previous = digest(data)
-        expected += 1
+        yield folder + name
+
+
+def _read(archive: Store, keys: Iterator[str]) -> Generator[bytes]:
+    """What is under each key, in order."""
+    # A chain of one entry needs no threads.
+    yield from map(partial(_fetched, archive), keys if archive.reads_at_once == 1 else islice(keys, 1))
+    pool = ThreadPoolExecutor(archive.reads_at_once, "chain")
+    under_way: deque[Future[bytes]] = deque()
+    try:
+        for begun in _begun(pool, archive, keys):
+            under_way.append(begun)
+            if len(under_way) == _AHEAD:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begun(pool: ThreadPoolExecutor, archive: Store, keys: Iterator[str]) -> Iterator[Future[bytes]]:
+    """The reads of all keys. An error of the keys themselves is the last of them: it must wait for its turn, too."""
+    try:
+        for key in keys:
+            yield pool.submit(_fetched, archive, key)
+    except Exception as error:
+        failed: Future[bytes] = Future()
+        failed.set_exception(error)
+        yield failed

@@ -25,6 +25,8 @@ class Progress:
     partition: str
     rows: int
     bytes: int
+    total: int = 0
+    """Of a load: bytes of the landed file, of which `bytes` are read. Again fewer where it is read once more."""
 
 
 def silent(progress: Progress) -> None:

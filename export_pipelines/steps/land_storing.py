@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from export_pipelines.errors import IntegrityError, ObjectExists
 from export_pipelines.formats.compression import compressor, decompressed
-from export_pipelines.manifest import FileProof, LandedManifest, digest, to_bytes
+from export_pipelines.manifest import Entry, FileProof, LandedManifest, digest
 from export_pipelines.naming import safe, table_folder
 from export_pipelines.scratch import scratch_errors
 from export_pipelines.specs.table import Compression
@@ -89,11 +89,17 @@ def spool(compression: Compression = Compression.NONE) -> Iterator[Spool]:
 
 
 class Batched:
-    """Records come one by one, and are hashed and compressed in larger pieces, one of them while the next is read."""
+    """Records come one by one, and are hashed and compressed in larger pieces, one of them while the next is read.
 
-    def __init__(self, content: Spool, report: Callable[[int], None]) -> None:
+    `beside` is given the pieces, too, and an empty one at the end.
+    """
+
+    def __init__(
+        self, content: Spool, report: Callable[[int], None], beside: Callable[[bytes], None] | None = None
+    ) -> None:
         self._content = content
         self._report = report
+        self._beside = beside or (lambda piece: None)
         self._records: list[bytes] = []
         self._size = self._whole = 0
         self._thread = ThreadPoolExecutor(1, "landing")
@@ -114,6 +120,7 @@ class Batched:
     def finished(self) -> Spool:
         """Where they are, all of them."""
         self._flush()
+        self._beside(b"")
         self._wait()
         self._content.finish()
         return self._content
@@ -125,6 +132,8 @@ class Batched:
         self._records, self._size = [], 0
         self._wait()
         self._before = self._thread.submit(self._content.write, piece)
+        if piece:
+            self._beside(piece)
         self._report(self._whole)
 
     def _wait(self) -> None:
@@ -209,8 +218,8 @@ class Chain:
     def read(cls, store: Store, table_id: str) -> Chain:
         """Read all manifests. Raises IntegrityError if the chain is broken."""
         found = cls(store, table_id)
-        for entry in chain.entries(store, table_id):
-            found._note(entry)
+        for entry, sha256 in chain.digested(store, table_id):
+            found._note(entry, sha256)
         return found
 
     def add(self, values: Mapping[str, Any]) -> tuple[LandedManifest, bool]:
@@ -229,19 +238,21 @@ class Chain:
             )
 
         try:
-            entry, _ = chain.append(self.store, self.table_id, self._end, make)
+            entry, sha256 = chain.append(self.store, self.table_id, self._end, make)
         except _AlreadyLanded as already:
             return already.entry, False
-        self._note(entry)
+        self._note(entry, sha256)
         return entry, True
 
     def _catch_up(self, last: int) -> None:
         """Read what others have written meanwhile."""
         for sequence in range((self._end[0] if self._end else 0) + 1, last + 1):
-            self._note(chain.read_entry(self.store, self.table_id, sequence)[0])
+            entry, data = chain.read_entry(self.store, self.table_id, sequence)
+            self._note(entry, digest(data))
 
-    def _note(self, entry: Any) -> None:
-        self._end = (entry.sequence, digest(to_bytes(entry)))
+    def _note(self, entry: Entry, sha256: str) -> None:
+        # Not of the entry written anew: an older program may have written it with fewer fields.
+        self._end = (entry.sequence, sha256)
         if isinstance(entry, LandedManifest):
             self.entries.append(entry)
             self.latest[entry.name] = entry

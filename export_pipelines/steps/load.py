@@ -5,7 +5,7 @@ Readers read a view, `schema.name`. They see the rows of before or those of afte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -86,17 +86,18 @@ def landed_files(ctx: LoadContext) -> list[LandedManifest]:
     return land.landed_files(ctx.store, ctx.load.id)
 
 
-def pending(ctx: LoadContext) -> list[LandedManifest]:
-    """Landed files that were never loaded and are not ignored, in the order in which they landed.
+def pending(ctx: LoadContext, landed: Iterable[LandedManifest] | None = None) -> list[LandedManifest]:
+    """Landed files that were never loaded and are not ignored, in the order in which they landed. `landed` are those
+    of the table, if they were read already.
 
     A change of the definition alone makes none pending: to load old files anew, use `force`.
     """
-    landed = landed_files(ctx)
+    known = {registry.landing_id(each): each for each in (landed_files(ctx) if landed is None else landed)}
     names = TableNames.of(ctx.load.spec.target)
     with _session(ctx) as session:
         session.begin()
-        settled = registry.settled(session, names.table, map(registry.landing_id, landed))
-    return [each for each in landed if registry.landing_id(each) not in settled]
+        settled = registry.settled(session, names.table, known)
+    return [each for landing, each in known.items() if landing not in settled]
 
 
 def ignore(ctx: LoadContext, landed: LandedManifest, reason: str = "ignored by hand") -> None:

@@ -35,7 +35,7 @@ class LoadContext:
     """Gives the version of the definition as it is on disk now. Asked just before the commit: a load whose definition
     was changed meanwhile is given up."""
     expected: str = ""
-    """Of a copy of a table as it is: rows and digest that the table must have at the end."""
+    """Of a copy of a table as it is: number and digest of the rows that the file gives."""
 
 
 @dataclass(frozen=True)

@@ -24,24 +24,29 @@ def as_copy(ctx: LoadContext, landed: LandedManifest) -> LoadContext:
         return ctx
     typed = {name: LoadColumn(type=portable_type(kind)) for name, kind in columns.items()}
     load = ctx.load.model_copy(update={"spec": ctx.load.spec.model_copy(update={"columns": typed})})
-    return replace(ctx, load=load, expected=landed.state.get("digest", "") if _is_whole(load.spec) else "")
+    return replace(ctx, load=load, expected=landed.state.get("digest", ""))
 
 
-def _is_whole(spec: LoadSpec) -> bool:
+def is_whole(spec: LoadSpec) -> bool:
     """Whether the table is what the file holds, and nothing else."""
-    return spec.style in (Style.REPLACE, Style.SHADOW) or (spec.style is Style.SNAPSHOT and not spec.removal.mark)
+    return (
+        spec.style in (Style.REPLACE, Style.SHADOW)
+        or (spec.style is Style.SNAPSHOT and not spec.removal.mark)
+        or spec.partition_by == "all"
+    )
 
 
-def compare_copy(ctx: LoadContext, session: Session, relation: str) -> None:
-    """Compare the table that was loaded with what it was copied from, within the transaction.
+def compare_copy(ctx: LoadContext, session: Session, relation: str, where: str = "") -> None:
+    """Compare rows of a relation with what they were copied from, within the transaction that loads them.
 
     Raises:
-        IntegrityError: it holds something else.
+        IntegrityError: they are something else.
     """
     if not ctx.expected:
         return
     kinds = {column.name: column.type for column in columns_of(session, relation)}
-    found = measured(session, relation, [(name, kinds[name]) for name in ctx.load.spec.columns])
+    columns = [(name, kinds[name]) for name in ctx.load.spec.columns]
+    found = measured(session, f"(SELECT * FROM {relation} {where})" if where else relation, columns)
     if found.text != ctx.expected:
         rows = ctx.expected.partition(" ")[0]
         raise IntegrityError(

@@ -32,6 +32,8 @@ class LandedFile:
     ctx: LoadContext
     landed: LandedManifest
     wanted: list[str] | None
+    place: int = 0
+    """Bytes of the file, as it landed, before the place that was read last: how far the look that is at work is."""
     _verified: bool = False
 
     @property
@@ -44,11 +46,15 @@ class LandedFile:
         Raises:
             IntegrityError, RequestError: the file is damaged or not what the definition says.
         """
-        return parse(self.spec.file, self.wanted, self._open, self.landed.name)
+        pages = "pages" in self.landed.state
+        return parse(self.spec.file, self.wanted, self._open, self.landed.name, pages=pages)
 
     def _open(self) -> BinaryIO:
         stream = self.ctx.store.open(self.landed.file.key)
-        return cast(BinaryIO, stream if self._verified else _Hashed(stream, self._whole))
+        return cast(BinaryIO, _Hashed(stream, self._at, None if self._verified else self._whole))
+
+    def _at(self, place: int) -> None:
+        self.place = place
 
     def _whole(self, size: int, sha256: str) -> None:
         """The file was read from its beginning to its end."""
@@ -94,14 +100,14 @@ def _records_in(batch: Batch) -> int:
 
 
 class _Hashed(io.RawIOBase):
-    """A stream that hashes what is read, as long as it is read in order."""
+    """A stream that tells where it is, and hashes what is read in order, for `whole` if that is given."""
 
-    def __init__(self, stream: IO[bytes], whole: Callable[[int, str], None]) -> None:
+    def __init__(self, stream: IO[bytes], at: Callable[[int], None], whole: Callable[[int, str], None] | None) -> None:
         self._stream = stream
+        self._at = at
         self._whole = whole
         self._digest = hashlib.sha256()
-        self._size = 0
-        self._in_order = True
+        self._place = 0
 
     def readable(self) -> bool:
         return True
@@ -110,21 +116,23 @@ class _Hashed(io.RawIOBase):
         return self._stream.seekable()
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        self._in_order = False
-        return self._stream.seek(offset, whence)
+        self._whole = None
+        self._place = self._stream.seek(offset, whence)
+        return self._place
 
     def tell(self) -> int:
         return self._stream.tell()
 
     def read(self, size: int | None = -1) -> bytes:
         data = self._stream.read(-1 if size is None else size)
-        if not self._in_order:
+        self._place += len(data)
+        self._at(self._place)
+        if self._whole is None:
             return data
         self._digest.update(data)
-        self._size += len(data)
         if size and (not data or size < 0):
-            self._in_order = False
-            self._whole(self._size, self._digest.hexdigest())
+            whole, self._whole = self._whole, None
+            whole(self._place, self._digest.hexdigest())
         return data
 
     def readinto(self, buffer: object) -> int:

@@ -13,7 +13,7 @@ from export_pipelines.sql import quote_identifier
 from export_pipelines.steps.context import Progress
 from export_pipelines.steps.load_columns import Plan, file_columns, make_plan, wanted_columns
 from export_pipelines.steps.load_context import Action, LoadContext, LoadResult
-from export_pipelines.steps.load_copy import compare_copy
+from export_pipelines.steps.load_copy import compare_copy, is_whole
 from export_pipelines.steps.load_fill import Destination, Filler
 from export_pipelines.steps.load_merge import TYPED, Merge, repeated_keys
 from export_pipelines.steps.load_migrations import migrate, migrate_new, pending_migrations
@@ -74,7 +74,6 @@ class LoadRun:
         self._entry = entry
         self._force = force
         self._names = TableNames.of(self._spec.target)
-        self._bytes = 0
         self._filler: Filler | None = None
 
     @property
@@ -187,9 +186,19 @@ class LoadRun:
         there = None
         if state and not (self._spec.style in _ANEW and wanted):
             there = [c for c in columns_of(self._session, self._names.version(state.current)) if c.name not in OWN]
-        self._file = LandedFile(self._ctx, self._landed, file_columns(self._spec, [c.name for c in there or ()]))
+        self._file = self._open(file_columns(self._spec, [c.name for c in there or ()]))
         header, passthrough = header_of(self._file)
         return make_plan(self._spec, header, wanted, there), passthrough
+
+    def _open(self, wanted: list[str] | None) -> LandedFile:
+        return LandedFile(self._ctx, self._landed, wanted)
+
+    def _whole(self) -> LandedManifest:
+        """What is loaded, when the store has all of it."""
+        return self._landed
+
+    def _note(self, counts: Counts) -> None:
+        registry.finish(self._session, self._entry, counts)
 
     def _table(self, state: versions.State | None, plan: Plan) -> _Table:
         """The table to work on: that of the current version with all columns that it needs, or a new one."""
@@ -222,6 +231,7 @@ class LoadRun:
             removed = delete_files(self._session, table.relation, earlier)
         rows = filler.fill(Destination(table.relation, table.anew, "row_id")).rows
         filler.misfits.refuse(rows)
+        compare_copy(self._ctx, self._session, table.relation, f"WHERE file_id = {self._entry}")
         if table.anew:
             add_primary_key(self._session, table.relation)
         return "loaded", self._counted(filler, Counts(rows=rows, added=rows, removed=removed)), ""
@@ -284,10 +294,11 @@ class LoadRun:
         rows = filler.fill(Destination(TYPED, True, "load ordinal")).rows
         rows -= self._drop_repeated(filler, TYPED, '"load ordinal"')
         filler.misfits.refuse(rows)
+        compare_copy(self._ctx, self._session, TYPED)
         columns = tuple(filled.name for filled in plan.filled)
         if unfilled := [name for name in self._spec.key if name not in columns]:
             raise TargetError(f"the file does not fill the key: {', '.join(unfilled)}")
-        fetched = self._landed.fetched.isoformat()
+        fetched = self._whole().fetched.isoformat()
         merge = Merge(self._session, self._spec, table.relation, columns, self._spec.raw, self._entry, fetched)
         return "loaded", self._counted(filler, replace(merge.run(), rows=rows)), ""
 
@@ -325,7 +336,7 @@ class LoadRun:
     ) -> LoadResult:
         counts = replace(counts, table_version=table.number)
         last = max(table.number, state.last if state else 0)
-        registry.finish(self._session, self._entry, counts)
+        self._note(counts)
         if table.anew:
             settle(self._session, table.relation)
         total = versions.rows_of(self._session, self._names, table.number) + self._grown(counts)
@@ -337,7 +348,8 @@ class LoadRun:
         if state is None:
             views.grant(self._session, self._names, self._spec.target.grants)
         self._file.verify()
-        compare_copy(self._ctx, self._session, table.relation)
+        if is_whole(self._spec):
+            compare_copy(self._ctx, self._session, table.relation)
         self._refuse_changed()
         columns = tuple((c.name, c.type) for c in columns_of(self._session, table.relation) if c.name not in OWN)
         return _result(action, self._entry, counts, digest, columns)
@@ -365,9 +377,9 @@ class LoadRun:
                 transient=True,
             )
 
-    def _report(self, size: int) -> None:
-        self._bytes += size
-        self._ctx.progress(Progress("load", self._ctx.load.id, self._landed.partition, 0, self._bytes))
+    def _report(self, _: int) -> None:
+        read, size = self._file.place, self._landed.file.size
+        self._ctx.progress(Progress("load", self._ctx.load.id, self._landed.partition, 0, read, size))
 
 
 def already(session: Session, names: TableNames, entry: int) -> LoadResult:

@@ -46,6 +46,8 @@ class Store(Protocol):
 
     url: str
     """`file:///…` or `s3://bucket/prefix`, without secrets."""
+    reads_at_once: int
+    """How many small objects are best read at the same time: 1 if reading is no wait for a network."""
 
     def locate(self, key: str) -> str:
         """URL of an object, for people; a plain path for a filesystem."""

@@ -35,6 +35,8 @@ class FilesystemStore:
     Crash: an object is there whole, or not at all; what is left is a `.tmp-…` file, which `sweep` removes.
     """
 
+    reads_at_once = 1
+
     def __init__(self, root: Path) -> None:
         if not root.is_absolute():
             raise StoreError(

@@ -35,6 +35,9 @@ class S3Store:
     Crash: an object is there whole, or not at all; what is left is an unfinished upload, which `sweep` aborts.
     """
 
+    # Fewer than the ten connections that botocore keeps.
+    reads_at_once = 8
+
     def __init__(
         self,
         bucket: str,

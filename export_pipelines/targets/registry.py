@@ -24,6 +24,15 @@ ON CONFLICT (target_table, landing, definition_version) DO UPDATE SET attempts =
 RETURNING id, state
 """
 
+_ADD = """
+INSERT INTO operations.datafile_registry (id, source, file_name, state, target_table, landing, sequence, file_version,
+  sha256, partition, definition_version, run_id, rows, quarantined, added, changed, removed, table_version)
+OVERRIDING SYSTEM VALUE
+VALUES (%(id)s, %(source)s, %(file_name)s, 'processed', %(target_table)s, %(landing)s, %(sequence)s, %(file_version)s,
+  %(sha256)s, %(partition)s, %(definition_version)s, %(run_id)s, %(rows)s, %(quarantined)s, %(added)s, %(changed)s,
+  %(removed)s, %(table_version)s)
+"""
+
 _FINISH = """
 UPDATE operations.datafile_registry SET state = 'processed', error_message = NULL, updated = now(), rows = %(rows)s,
   quarantined = %(quarantined)s, added = %(added)s, changed = %(changed)s, removed = %(removed)s,
@@ -58,7 +67,32 @@ def begin_entry(
     """Note that the file is at work, in a transaction of its own; the entry's id and state. One that is `processed`
     stays so."""
     session.begin()
-    values = {
+    session.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    entry, state = session.one(_BEGIN, _values(table, landed, definition_version, run_id))
+    session.commit()
+    return int(entry), str(state)
+
+
+def reserve(session: Session) -> int:
+    """The id of an entry that `add` is to make."""
+    return int(session.one("SELECT nextval(pg_get_serial_sequence('operations.datafile_registry', 'id'))")[0])
+
+
+def add(
+    session: Session,
+    entry: int,
+    table: str,
+    landed: LandedManifest,
+    definition_version: str,
+    run_id: str,
+    counts: Counts,
+) -> None:
+    """Make an entry that is `processed`, within the transaction that changed the table."""
+    session.execute(_ADD, {"id": entry, **_values(table, landed, definition_version, run_id), **counts.__dict__})
+
+
+def _values(table: str, landed: LandedManifest, definition_version: str, run_id: str) -> dict[str, object]:
+    return {
         "source": landed.table,
         "file_name": landed.name,
         "target_table": table,
@@ -70,10 +104,6 @@ def begin_entry(
         "definition_version": definition_version,
         "run_id": run_id,
     }
-    session.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-    entry, state = session.one(_BEGIN, values)
-    session.commit()
-    return int(entry), str(state)
 
 
 def state_of(session: Session, entry: int) -> str:

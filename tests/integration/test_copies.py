@@ -140,15 +140,33 @@ def test_a_copy_that_is_something_else_is_never_shown(shop: Reading, copy: Copy)
     assert copy.put(landed).rows == 9
 
 
-@pytest.mark.parametrize("style", ["shadow", "snapshot"])
-def test_other_whole_styles_are_compared_too(shop: Reading, second_database: str, tmp_path: Path, style: str) -> None:
+STYLES: dict[str, dict[str, Any]] = {
+    "shadow": {"key": ["id"]},
+    "snapshot": {"key": ["id"], "removal": {"share": 1}},
+    "partition": {"partition_by": "all"},
+    "append": {"revised": "replace"},
+    "upsert": {"key": ["id"]},
+    "history": {"key": ["id"]},
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_rows_of_a_copy_are_compared_in_every_style(
+    shop: Reading, second_database: str, tmp_path: Path, style: str
+) -> None:
     source = {"type": "table", "table": "shop/orders"}
-    copy = Copy(second_database, tmp_path, shop, source, style=style, key=["id"], removal={"share": 1})
+    copy = Copy(second_database, tmp_path, shop, source, style=style, **STYLES[style])
     for count in (5, 8, 2):
         fill(shop, count)
         (landed,) = copy.land()
+        wrong = landed.model_copy(update={"state": {**landed.state, "digest": f"{landed.rows} 1"}})
+        before = copy.rows() if count != 5 else []
+        with pytest.raises(IntegrityError, match=f"has {landed.rows} rows, there were {landed.rows}, and the digests"):
+            copy.put(wrong)
+        assert (copy.rows() if count != 5 else []) == before
         copy.put(landed)
-        assert copy.rows() == content(shop.kit.url, "shop.orders")
+        if style not in ("upsert", "history"):
+            assert copy.rows() == content(shop.kit.url, "shop.orders")
 
 
 @pytest.fixture

@@ -149,6 +149,40 @@ def test_a_loaded_table_is_copied_on_with_as_many_rows(
     assert checks(instance, result) == {(None, "quarantine_empty"): True, (None, "rows_match_file"): True}
 
 
+PULLED = """
+type: export_pipelines.LoadTable
+attributes:
+  source: {type: database, connection: warehouse, table: shop.origin, mode: changes}
+  target: {table: shop.pulled}
+  columns: {id: {type: bigint}, word: {}}
+  quarantine: {max_rows: 1}
+"""
+
+
+def test_a_pull_is_told_as_landed_and_loaded_once_whether_it_was_loaded_meanwhile_or_behind(
+    folder: Folder, instance: dg.DagsterInstance, database: str
+) -> None:
+    folder.write("assets/shop/pulled/defs.yaml", PULLED)
+    query(database, "CREATE SCHEMA shop; CREATE TABLE shop.origin (id text, word text); SELECT 1")
+    rows = "INSERT INTO shop.origin SELECT n, repeat(md5(n::text), 4) FROM generate_series({}, {}) n RETURNING 1"
+    query(database, rows.format(1, 20_000))
+    for last, unfit in [(20_000, 0), (40_000, 1), (40_000, 0)]:
+        result = pull(folder, instance, "shop__pulled_load")
+        assert result.success
+        given = 0 if last == 40_000 and not unfit else 20_000 + unfit
+        assert [each.metadata["rows"].value for each in told(instance, result, "land")] == [given][: bool(given)]
+        made = [each.metadata for each in told(instance, result, "load")]
+        loads = [(each["rows"].value, each["quarantined"].value) for each in made]
+        assert loads == [(20_000, unfit)][: bool(given)]
+        expected = {(None, "quarantine_empty"): not unfit, (None, "rows_match_file"): True}
+        assert checks(instance, result) == (expected if given else {})
+        assert query(database, "SELECT count(*), count(DISTINCT id) FROM shop.pulled") == [(last, last)]
+        if last == 20_000:
+            query(database, rows.format(20_001, 40_000))
+            query(database, "INSERT INTO shop.origin VALUES ('none', '') RETURNING 1")
+    assert query(database, "SELECT file_line, column_name FROM shop.pulled__quarantine") == [(20_002, "id")]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from export_pipelines.errors import IntegrityError, ObjectExists
+from export_pipelines.errors import ExportPipelinesError, IntegrityError, ObjectExists, StoreError
 from export_pipelines.manifest import CleanupReceipt, digest, from_bytes, to_bytes
 from export_pipelines.steps import chain
 from export_pipelines.steps.receipts import RecordSet, merge, to_ranges
 from export_pipelines.stores import open_store
 from export_pipelines.stores.base import Store
 from export_pipelines.stores.filesystem import FilesystemStore
+from tests.support.threads import wait_until
 
 TABLE = "group/table"
 
@@ -155,6 +160,118 @@ def test_an_entry_whose_answer_was_lost_is_not_written_twice(tmp_path: Path) -> 
     archive = Forgetful(tmp_path)
     assert append(archive)[0].sequence == 1
     assert len(list(chain.entries(archive, TABLE))) == 1
+
+
+class Far(FilesystemStore):
+    """A folder that is read as a store far away is. `before` is called before each object is read."""
+
+    reads_at_once = 8
+
+    def __init__(self, root: Path, before: Callable[[str], object] = lambda key: None) -> None:
+        super().__init__(root)
+        self.before = before
+
+    def get(self, key: str) -> bytes:
+        self.before(key)
+        return super().get(key)
+
+
+def write(archive: Store, count: int) -> None:
+    last: tuple[int, str] | None = None
+    for _ in range(count):
+        entry, sha256 = append(archive, last)
+        last = entry.sequence, sha256
+
+
+def test_entries_come_in_order_whichever_is_read_first(tmp_path: Path) -> None:
+    later = threading.Event()
+
+    def out_of_order(key: str) -> None:
+        if key == chain.manifest_key(TABLE, 2):
+            assert later.wait(60)
+        elif key == chain.manifest_key(TABLE, 60):
+            later.set()
+
+    archive = Far(tmp_path)
+    write(archive, 80)
+    archive.before = out_of_order
+    assert [entry.sequence for entry in chain.entries(archive, TABLE)] == list(range(1, 81))
+
+
+def cut_out(archive: Store) -> None:
+    path_of(archive, 5).unlink()
+
+
+def other_bytes(archive: Store) -> None:
+    path = path_of(archive, 4)
+    path.write_bytes(path.read_bytes().replace(b'"r"', b'"s"'))
+
+
+def no_manifest(archive: Store) -> None:
+    path_of(archive, 5).write_bytes(b"{}")
+
+
+def leaves_after_the_list(archive: Store) -> None:
+    assert isinstance(archive, Far)
+    path = path_of(archive, 5)
+    archive.before = lambda key: path.unlink() if archive.locate(key) == str(path) else None
+
+
+def cannot_be_read(archive: Store) -> None:
+    assert isinstance(archive, Far)
+
+    def refuse(key: str) -> None:
+        if key == chain.manifest_key(TABLE, 5):
+            raise StoreError("refused")
+
+    archive.before = refuse
+
+
+@pytest.mark.parametrize("reads_at_once", [1, 8])
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (cut_out, "number 5 is expected"),
+        (other_bytes, "manifest 5 .* does not follow"),
+        (no_manifest, "is no manifest"),
+        (leaves_after_the_list, "00000005.json is missing"),
+        (cannot_be_read, "refused"),
+    ],
+)
+def test_an_error_comes_at_its_turn_and_leaves_no_threads(
+    tmp_path: Path, harm: Callable[[Store], None], message: str, reads_at_once: int
+) -> None:
+    archive = Far(tmp_path)
+    archive.reads_at_once = reads_at_once
+    write(archive, 9)
+    harm(archive)
+    found, before = [], set(threading.enumerate())
+    with pytest.raises(ExportPipelinesError, match=message):
+        found.extend(entry.sequence for entry in chain.entries(archive, TABLE))
+    assert found == [1, 2, 3, 4]
+    assert set(threading.enumerate()) <= before
+
+
+def test_few_entries_are_read_ahead_and_whoever_stops_early_leaves_no_threads(tmp_path: Path) -> None:
+    asked: list[str] = []
+    archive = Far(tmp_path)
+    write(archive, 80)
+    archive.before = asked.append
+    before = set(threading.enumerate())
+    with closing(chain.entries(archive, TABLE)) as found:
+        assert [entry.sequence for entry in islice(found, 3)] == [1, 2, 3]
+        wait_until(lambda: len(asked) >= 66)
+    assert set(threading.enumerate()) <= before
+    assert len(asked) == 66
+
+
+def test_a_chain_of_one_entry_is_read_without_threads(tmp_path: Path) -> None:
+    threads: list[Thread] = []
+    archive = Far(tmp_path)
+    write(archive, 1)
+    archive.before = lambda key: threads.append(threading.current_thread())
+    assert len(list(chain.entries(archive, TABLE))) == 1
+    assert threads == [threading.current_thread()]
 
 
 def test_ranges_are_sorted_and_joined() -> None:

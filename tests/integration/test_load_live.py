@@ -1,0 +1,144 @@
+"""Pulls that are loaded while they land: in this order all the same, and what fails is loaded as any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export_pipelines.errors import SourceError
+from export_pipelines.specs.load import Style
+from export_pipelines.steps import load_live
+from export_pipelines.steps.land import check_landed
+from export_pipelines.steps.load import pending
+from export_pipelines.steps.load_live import loads_live
+from export_pipelines.targets.names import TableNames
+from tests.support.proxy import database_proxy
+from tests.support.pulls import ROWS, PullKit
+from tests.support.servers import run_sql
+
+STYLES: dict[str, dict[str, Any]] = {
+    "append": {"pull": {"mode": "changes"}},
+    "raw": {"pull": {"mode": "changes"}, "raw": True},
+    "replace": {"style": "replace"},
+    "shadow": {"style": "shadow", "key": ["id"]},
+    "upsert": {"style": "upsert", "key": ["id"], "pull": {"mode": "changes"}},
+    "snapshot": {"style": "snapshot", "key": ["id"]},
+    "history": {"style": "history", "key": ["id"]},
+    "partition": {"style": "partition", "partition_by": "all"},
+}
+
+
+@pytest.fixture
+def kit(tmp_path: Path, database: str, second_database: str) -> PullKit:
+    made = PullKit(tmp_path, database, second_database, {"style": "replace"})
+    made.make_origin()
+    return made
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_what_is_pulled_is_loaded_meanwhile_in_every_style_and_only_once(style: str, kit: PullKit) -> None:
+    kit.spec = STYLES[style]
+    done = kit.pull()
+    (landed,) = done.landing.landed
+    assert done.load is not None and (done.load.action, done.load.rows, done.given_up) == ("loaded", ROWS, "")
+    assert kit.rows() == ROWS
+    assert kit.entries() == [("processed", 1, ROWS)]
+    assert kit.sql("SELECT DISTINCT file_id FROM shop.orders") == [(done.load.registry_id,)]
+    assert pending(kit.loading) == [] and check_landed(kit.store, [landed]) == []
+    assert kit.load(landed).action == "already"
+    kit.add(ROWS + 1, 2 * ROWS)
+    assert loads_live(kit.loading)
+    again = kit.pull()
+    assert again.load is not None and again.load.quarantined == 0
+    assert kit.rows() == 2 * ROWS
+    assert [entry[:2] for entry in kit.entries()] == [("processed", 1), ("processed", 2)]
+
+
+def test_a_small_pull_only_lands(kit: PullKit) -> None:
+    run_sql(kit.source, "DELETE FROM origin WHERE id::int > 10")
+    done = kit.pull()
+    assert (done.load, done.given_up) == (None, "")
+    assert [each.sequence for each in pending(kit.loading)] == [1]
+
+
+def test_rows_that_are_nothing_new_leave_the_table_as_it_is(kit: PullKit) -> None:
+    kit.pull()
+    done = kit.pull()
+    assert (done.landing.unchanged, done.load, done.given_up) == (1, None, "")
+    assert kit.entries() == [("processed", 1, ROWS)]
+    assert kit.sql("SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relname ~ '^orders__v'") == [(1,)]
+
+
+def test_rows_that_do_not_fit_are_found_when_the_landed_file_is_loaded(kit: PullKit) -> None:
+    kit.spec = {"style": "replace", "quarantine": {"max_rows": 1}}
+    run_sql(kit.source, "INSERT INTO origin VALUES ('none', 'x')")
+    done = kit.pull()
+    assert done.load is None and "do not fit" in done.given_up
+    (landed,) = done.landing.landed
+    assert kit.rows() == 0
+    loaded = kit.load(landed)
+    assert (loaded.rows, loaded.quarantined, kit.rows()) == (ROWS, 1, ROWS)
+    assert kit.sql("SELECT file_line, column_name FROM shop.orders__quarantine") == [(ROWS + 2, "id")]
+
+
+def test_a_target_that_is_cut_off_or_away_does_not_keep_rows_from_landing(kit: PullKit) -> None:
+    with database_proxy(kit.target) as proxy:
+        proxy.fault, proxy.statement = "after", b"FREEZE)"
+        url, kit.target = kit.target, proxy.url
+        done = kit.pull()
+        assert done.load is None and done.given_up and proxy.hit.is_set()
+        kit.target = url
+    (landed,) = done.landing.landed
+    assert kit.rows() == 0 and check_landed(kit.store, [landed]) == []
+    assert kit.load(landed).rows == ROWS == kit.rows()
+    kit.add(ROWS + 1, 2 * ROWS)
+    kit.target = "postgresql://nobody@127.0.0.1:1/nothing"
+    assert not loads_live(kit.loading)
+    assert kit.pull().load is None and len(kit.landed()) == 2
+
+
+@pytest.fixture
+def locked(kit: PullKit) -> Iterator[None]:
+    """Another loader of the table that does not come to an end."""
+    kit.pull()
+    with kit.loading.target.session(read_only=False) as session:
+        session.begin()
+        session.execute("SELECT pg_advisory_xact_lock(%s)", (TableNames.of(kit.definition.spec.target).lock,))
+        yield
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_pull_does_not_wait_for_ever_for_a_table_at_which_another_loader_is(
+    kit: PullKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_live, "_PATIENCE_SECONDS", 2)
+    monkeypatch.setattr(load_live, "_PIECES", 1)
+    kit.add(ROWS + 1, 2 * ROWS)
+    done = kit.pull()
+    assert done.load is None and "took nothing for 2 seconds" in done.given_up
+    assert kit.rows() == ROWS and len(kit.landed()) == 2
+
+
+def test_a_source_that_fails_on_the_way_leaves_store_and_table_as_they_were(kit: PullKit) -> None:
+    run_sql(kit.source, "ALTER TABLE origin RENAME TO all_rows")
+    broken = f"SELECT (id::int * (1 / ({ROWS - 5} - id::int) + 1))::text AS id, word FROM all_rows"
+    run_sql(kit.source, f"CREATE VIEW origin AS {broken}")
+    with pytest.raises(SourceError, match="division by zero"):
+        kit.pull()
+    assert kit.landed() == [] and kit.rows() == 0
+    assert kit.sql("SELECT count(*) FROM operations.datafile_registry") == [(0,)]
+
+
+def test_nothing_is_loaded_before_what_waits_where_the_order_of_files_counts(kit: PullKit) -> None:
+    kit.target, target = "postgresql://nobody@127.0.0.1:1/nothing", kit.target
+    assert kit.pull().load is None
+    kit.target = target
+    for style in Style:
+        more = {"key": ["id"]} if style in (Style.UPSERT, Style.SNAPSHOT, Style.HISTORY) else {}
+        kit.spec = {**STYLES.get(style.value, {}), **more, "style": style.value}
+        assert loads_live(kit.loading) is (style in (Style.APPEND, Style.PARTITION))
+    kit.spec = {"style": "append", "pull": {"mode": "full"}}
+    assert not loads_live(kit.loading)
