@@ -63,16 +63,16 @@ class Chores:
         """The project was read anew."""
         self._inbox.put(self._renew)
 
-    def child_ended(self, request: str) -> None:
+    def child_ended(self, run_id: str, request: str) -> None:
         """A child has ended as it should: its request has ended too, as a rule."""
-        self._inbox.put(lambda: self._sweeper.settle(request))
+        self._inbox.put(lambda: self._sweeper.settle(request, run_id))
 
     def child_broke_off(self, run_id: str, request: str, how: str) -> None:
         """A child was killed or has broken off: its run is ended, and its request put back."""
 
         def settle() -> None:
             self._sweeper.report_ended(run_id, request, f"The process that executed this run has ended by {how}.")
-            self._sweeper.settle(request)
+            self._sweeper.settle(request, run_id)
 
         self._inbox.put(settle)
 

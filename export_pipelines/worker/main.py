@@ -58,8 +58,7 @@ class Worker:
         self._stopping = False
         self._reload = False
         self._away = False
-        self._known: frozenset[str] = frozenset()
-        self.chores = Chores(context, self._kill, lambda run: run in self._known)
+        self.chores = Chores(context, self._kill, self._warm.has)
 
     def run(self) -> None:
         """Until `stop`. What is at work then goes back into the queue."""
@@ -103,7 +102,6 @@ class Worker:
             except Exception as error:
                 # Dagster's storage speaks SQLAlchemy. It is the same database, as a rule.
                 self._wait_for_catalog(error)
-            self._known = frozenset(child.run_id for child in self._warm.children)
 
     def _wait(self, door: Door, seconds: float) -> tuple[set[str], list[Ended]]:
         """Wait for something to happen; changed requests and ended children."""
@@ -149,7 +147,7 @@ class Worker:
                 how = f"signal {-each.code}" if each.code < 0 else f"exit code {each.code}"
                 self.chores.child_broke_off(each.child.run_id, each.child.request, how)
             elif not each.child.queues:
-                self.chores.child_ended(each.child.request)
+                self.chores.child_ended(each.child.run_id, each.child.request)
 
     def _cancel(self, heard: set[str], tick: bool) -> None:
         """Interrupt the children whose requests are not wanted any more, or whose runs somebody terminated."""
@@ -176,7 +174,7 @@ class Worker:
 
     def _kill(self, run_id: str, at_once: bool) -> bool:
         """Asked for by the other thread."""
-        if run_id not in self._known:
+        if not self._warm.has(run_id):
             return False
 
         def order() -> None:

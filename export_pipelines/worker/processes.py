@@ -60,7 +60,7 @@ class Ended:
 
 
 class WarmProcesses:
-    """Starts warm processes, hands them their tasks, and knows their children. For one thread."""
+    """Starts warm processes, hands them their tasks, and knows their children. For one thread, but for `has`."""
 
     def __init__(self, settings: Settings, say: Callable[[str], object]) -> None:
         self._settings = settings
@@ -91,6 +91,10 @@ class WarmProcesses:
     def child(self, run_id: str) -> Child | None:
         """The child that is at work on a run."""
         return next((p.children[run_id] for p in self._all() if run_id in p.children), None)
+
+    def has(self, run_id: str) -> bool:
+        """Whether there is a child for a run: from the moment at which it is handed over. For any thread."""
+        return any(run_id in each.children for each in self._all())
 
     @property
     def children(self) -> list[Child]:
@@ -154,7 +158,8 @@ class WarmProcesses:
         self._current, self._old = None, []
 
     def _all(self) -> list[_Process]:
-        return [*([self._current] if self._current else []), *self._old]
+        current = self._current
+        return [*([current] if current else []), *self._old]
 
     def _heard(self, process: _Process, message: dict[str, Any]) -> Iterator[Ended]:
         if message.get("ready"):
@@ -201,7 +206,9 @@ class WarmProcesses:
         self._current = _Process(popen, Lines(ours), stamp)
 
     def _retire(self) -> None:
-        process, self._current = self._current, None
+        process = self._current
         if process is not None:
+            # Never in neither place: another thread may look for its children.
             self._old.append(process)
             process.control.send({"do": "retire"})
+        self._current = None

@@ -15,10 +15,18 @@ from dagster import DagsterRun, DagsterRunStatus
 from export_pipelines.catalog.requests import Fault, RequestRow
 from export_pipelines.components.request_job import REQUEST_TAG, Retries
 from export_pipelines.worker.context import AT_WORK, LOST_SECONDS, OPEN, Context, age
+from export_pipelines.worker.silence import Silence
 from export_pipelines.worker.succeeding import report_succeeded
 
 _GRACE_SECONDS = 8.0
 """After our start: what an earlier worker of this machine left puts its requests back by itself."""
+
+_LOOKS = 4
+"""At least, before somebody is taken for stuck: one look after a long time is none."""
+
+_WORKERS = 3
+"""A request may bring down worker after worker, none of which lives to count. One that is lost is not begun again when
+it was begun so many times as often as one worker alone would begin it."""
 
 _MANY = 1_000
 
@@ -33,12 +41,15 @@ class Sweeper:
         self._context = context
         self._kill = kill
         self._has_child = has_child
+        self._silence = Silence(context.silent_seconds / _LOOKS)
         self._started = time.monotonic()
         self._lost_times: Counter[str] = Counter()
-        """How often the run of a request was lost, by its id: one whose runs end before they begin has no attempts."""
+        """How often the run of a request was lost, by its id. Its attempts are others: a run that ends before it begins
+        is none, and one that was put back because its worker stopped was not lost."""
 
     def sweep(self) -> None:
         """One look. Safe at any time, and by several workers: each change is made under its own condition."""
+        self._silence.look(time.time())
         rows = self._context.requests.unfinished()
         # Runs are read after the requests: one that ended meanwhile has settled its request before.
         runs = self._context.runs_of(rows)
@@ -49,9 +60,10 @@ class Sweeper:
             live = {row.id for row in self._context.requests.many(list(self._lost_times)) if row.live}
             self._lost_times = Counter({each: n for each, n in self._lost_times.items() if each in live})
 
-    def settle(self, request: str) -> None:
-        """Look at one request whose child has just ended."""
-        rows = [row for row in self._context.requests.many([request]) if row.live and row.run_id]
+    def settle(self, request: str, run_id: str) -> None:
+        """Look at one request of whose run the child has just ended. It may have another run by now, which is about to
+        begin."""
+        rows = [row for row in self._context.requests.many([request]) if row.live and row.run_id == run_id]
         runs = self._context.runs_of(rows)
         for row in rows:
             self._look(row, runs.get(row.run_id or ""), patience=0)
@@ -77,13 +89,13 @@ class Sweeper:
             self._break_off(row, run, f"it said nothing for {silent:.0f} seconds")
 
     def _silent(self, row: RequestRow, run: DagsterRun) -> float:
-        """Seconds since the last word: of the work, or of the launch of a run that has not begun to work."""
+        """Seconds of silence since the last word: of the work, or of the launch of a run that has not begun to work."""
         if row.state == "processing":
-            return age(row.beat_at)
+            return self._silence.since(row.beat_at)
         if age(row.submitted_at) < self._context.silent_seconds:
             return 0.0
         record = self._context.instance.get_run_record_by_id(run.run_id)
-        return time.time() - record.update_timestamp.timestamp() if record else 0.0
+        return self._silence.since(record.update_timestamp) if record else 0.0
 
     def _too_long(self, row: RequestRow, run: DagsterRun) -> None:
         most = self._context.service.max_runtime_minutes
@@ -91,17 +103,18 @@ class Sweeper:
         hint = "ask for less, or raise max_runtime_minutes of the service"
         if self._context.requests.fail(row.id, message, hint, Fault.QUESTION):
             self._context.say(f"request {row.id}: {message}")
-        self._stop(run, message, at_once=False)
+        self._stop(row, run, message, at_once=False)
 
     def _break_off(self, row: RequestRow, run: DagsterRun, why: str) -> None:
         """End a run whose work stands still, and put its request back."""
-        self._stop(run, f"Request {row.id} was taken from this run: {why}.", at_once=True)
+        self._stop(row, run, f"Request {row.id} was taken from this run: {why}.", at_once=True)
         self._lost(row, None, why)
 
-    def _stop(self, run: DagsterRun, message: str, *, at_once: bool) -> None:
+    def _stop(self, row: RequestRow, run: DagsterRun, message: str, *, at_once: bool) -> None:
         self._kill(run.run_id, at_once)
         if at_once or not self._has_child(run.run_id):
-            self.report_failed(run.run_id, message)
+            # It may have succeeded since we looked.
+            self.report_ended(run.run_id, row.id, message)
 
     def report_ended(self, run_id: str, request: str, message: str) -> None:
         """End a run in Dagster whose process is gone: as a success, if it had answered its request before."""
@@ -138,7 +151,9 @@ class Sweeper:
         dataset = self._context.project.datasets.get(row.dataset)
         retries = Retries.of(dataset, self._context.service).attempts if dataset else self._context.service.retries
         self._lost_times[row.id] += 1
-        times = max(row.attempts, self._lost_times[row.id])
+        times = self._lost_times[row.id]
+        if row.attempts >= _WORKERS * (retries + 1):
+            times = row.attempts
         if times > retries:
             message = f"the work broke off {times} times; the last time {why}"
             del self._lost_times[row.id]

@@ -15,10 +15,12 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from export_pipelines.catalog.audit import Actor
+from export_pipelines.catalog.requests import RequestRow
 from export_pipelines.components.warm_launcher import WORKER_TAG
 from export_pipelines.formats.csv import copy_options
 from export_pipelines.local.postgres import Address
 from export_pipelines.specs.format import PLAIN
+from export_pipelines.worker.context import age
 from tests.fault.dagster_up import gone
 from tests.support.proxy import DatabaseProxy, database_proxy
 from tests.support.served import ENDED, Served, children_of, served, until
@@ -98,6 +100,38 @@ def test_a_child_that_hangs_is_found_and_its_request_done_again(project: Served)
     answered_once(project, row.id, 312)
     until(lambda: gone(child), "the child to be killed")
     assert "it said nothing for" in project.said()
+
+
+def test_a_machine_that_stands_still_takes_nobody_for_stuck(project: Served) -> None:
+    row = project.working(project.upto(600, "g/slow").id)
+    assert project.worker is not None
+    warm = project.processes()
+    everything = [project.worker.pid, *warm, *(child for each in warm.values() for child in each)]
+    try:
+        for each in everything:
+            os.kill(each, signal.SIGSTOP)
+        until(lambda: age(project.row(row.id).beat_at) > 5, "its last word to be long ago")
+    finally:
+        for each in everything:
+            os.kill(each, signal.SIGCONT)
+    answered_once(project, row.id, 600)
+    assert (project.row(row.id).attempts, project.runs_of(row.id)) == (1, [row.run_id])
+
+
+def test_work_that_was_put_back_because_its_worker_ends_has_used_up_no_retry(project: Served) -> None:
+    request = project.upto(601, "g/slow").id
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+        row = project.working(request)
+        os.kill(project.executing(request), number)
+        until(lambda row=row: was_put_back(project, row), "it to be put back")
+    answered_once(project, request, 601)
+    assert project.row(request).attempts == 4
+
+
+def was_put_back(project: Served, before: RequestRow) -> bool:
+    row = project.row(before.id)
+    assert row.live, row
+    return row.run_id != before.run_id
 
 
 def test_a_cancelled_child_that_hangs_is_killed(project: Served) -> None:
@@ -211,7 +245,8 @@ def restarts(project: Served, number: int, times: int) -> None:
             project.worker.wait()
             project.worker = None
             until(lambda warm=warm: all(gone(each) for each in warm), "its processes to end")
-        project.start(silent=3)
+        # Nobody hangs here: who says nothing waits for the processor.
+        project.start(silent=30)
     until(lambda: all(project.state(each) in ENDED for each in requests), "all requests to end", 240)
     for n, request in enumerate(requests):
         answered_once(project, request, 1000 + n)
