@@ -12,10 +12,12 @@ from fastapi.security.http import HTTPAuthorizationCredentials
 
 from export_pipelines.api.problems import Problem
 from export_pipelines.api.service import Service
-from export_pipelines.api.users import EXPORTS, OPERATOR, READ, REQUEST, Refused, User
+from export_pipelines.api.users import EXPORTS, OPERATOR, READ, REQUEST, UPLOAD, Refused, User
 from export_pipelines.catalog.tokens import Token
 
-__all__ = ["Asker", "Operator", "Reader", "Service", "Starter", "User", "address_of", "current_user", "service_of"]
+__all__ = [
+    "Asker", "Operator", "Reader", "Service", "Starter", "Uploader", "User", "address_of", "current_user", "service_of",
+]  # fmt: skip
 
 _bearer = HTTPBearer(
     auto_error=False,
@@ -127,5 +129,7 @@ Asker = Annotated[User, Depends(needs(REQUEST))]
 """Who may ask."""
 Starter = Annotated[User, Depends(starter)]
 """Who may start runs of tables."""
+Uploader = Annotated[User, Depends(needs(UPLOAD))]
+"""Who may upload, where they are named."""
 Operator = Annotated[User, Depends(needs(OPERATOR))]
 """Who may do everything."""

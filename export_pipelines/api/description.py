@@ -47,6 +47,7 @@ TAGS = [
     {"name": "requests", "description": "Ask, follow, cancel."},
     {"name": "files", "description": "Downloads."},
     {"name": "tables", "description": "Exports of tables, partition by partition, as runs of Dagster."},
+    {"name": "uploads", "description": "Send files that become tables: in pieces, compared, then loaded."},
     {
         "name": "pages",
         "description": "Loaded tables that are published, page by page, for clients that sign their calls (HAWK).",

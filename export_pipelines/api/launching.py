@@ -102,6 +102,19 @@ class TableRuns:
             return _STATUS.get(run.status.value, "Pending"), ""
         return "Failed", _reason(instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE))
 
+    def percent_read(self, run_id: str) -> int | None:
+        """How much of its landed file the load of a run has read, as it told last; None if it told nothing yet."""
+        import dagster as dg
+
+        from export_pipelines.components.progress import PERCENT
+
+        told = self._service.versions.instance().get_records_for_run(
+            run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION, limit=1, ascending=False
+        )
+        observation = told.records[0].asset_observation if told.records else None
+        found = observation.metadata.get(PERCENT) if observation else None
+        return int(found.value) if found else None
+
     def _why_not(self, table: TableDefinition) -> str:
         from export_pipelines.components.tables import required_resources
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-from export_pipelines.api.users import OPERATOR, READ, REQUEST, User
+from export_pipelines.api.users import OPERATOR, READ, REQUEST, UPLOAD, User
 from export_pipelines.catalog.audit import Actor, AuditEntry
 from export_pipelines.catalog.tokens import Token
 from export_pipelines.errors import RequestError
@@ -79,7 +79,7 @@ def _token_user(token: Token) -> User:
 def _oidc_user(spec: OidcSpec, person: Person) -> User:
     """What is configured counts now, not what was when they logged in."""
     names = {person.name, *(f"group:{each}" for each in person.groups)}
-    scopes = {READ, REQUEST} | ({OPERATOR} if names & set(spec.operators) else set())
+    scopes = {READ, REQUEST, UPLOAD} | ({OPERATOR} if names & set(spec.operators) else set())
     return User(person.name, frozenset(scopes), frozenset(person.groups), None, "session")
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from export_pipelines.api.users import REQUEST, Refused, Unknown, User
+from export_pipelines.api.users import UPLOAD, Refused, Unknown, User
 from export_pipelines.catalog.audit import Actor, AuditEntry
 from export_pipelines.catalog.uploads import UploadRow
-from export_pipelines.errors import RequestError
+from export_pipelines.errors import IntegrityError, RequestError
 from export_pipelines.specs.load import LoadDefinition
 from export_pipelines.specs.load_sources import UploadSource
 from export_pipelines.specs.uploads import TYPES, Columns, column_names, upload_definition, upload_source
@@ -26,7 +28,7 @@ CHUNK = 1 << 20
 UNFINISHED = 20
 """Uploads of a user that wait, at most."""
 KEEP_DAYS = 7
-"""An upload that nobody goes on with for so long is dropped."""
+"""An upload that nobody goes on with for so long is dropped; one whose load failed is to be sent again."""
 LOOKED_AT = 20_000
 SAMPLE = 10
 
@@ -53,6 +55,26 @@ class Look:
     current_types: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """How far an upload is."""
+
+    state: str
+    """Before its load that of the row; then pending, processing, succeeded, failed, cancelled."""
+    reason: str = ""
+    """Why the load failed."""
+    percent: int | None = None
+    """Of the file that the load has read; None before it says so."""
+
+
+def stage_of(runs: TableRuns, row: UploadRow) -> Stage:
+    """How far an upload is, as its run says."""
+    if not row.run_id:
+        return Stage(row.state)
+    state, reason = runs.state(row.run_id)
+    return Stage(state.lower(), reason, runs.percent_read(row.run_id) if state == "Processing" else None)
+
+
 def areas_of(service: Service, user: User) -> list[LoadDefinition]:
     """The definitions that a user may upload to."""
     loads = [each.load for each in service.project.loads.values()]
@@ -65,7 +87,7 @@ def may_upload(user: User, area: LoadDefinition) -> bool:
     if user.operator:
         return True
     own = {"*", user.name, *(f"group:{each}" for each in user.groups)}
-    return user.may(REQUEST) and not own.isdisjoint(who)
+    return user.may(UPLOAD) and not own.isdisjoint(who)
 
 
 def area_of(service: Service, user: User, name: str) -> LoadDefinition:
@@ -110,9 +132,14 @@ def begin(
 
 def _forget(service: Service) -> None:
     """Drop what nobody has gone on with."""
-    for row in service.uploads.forget(KEEP_DAYS):
-        if area := service.project.loads.get(row.area):
-            tidy(service, row, area.load)
+    from export_pipelines.steps.land_upload import drop_pieces, uploads_with_pieces
+
+    service.uploads.forget(KEEP_DAYS)
+    areas = [each.load for each in service.project.loads.values() if isinstance(each.load.spec.source, UploadSource)]
+    for area in {each.spec.landing: each for each in areas}.values():
+        store = _store(service, area)
+        for upload in service.uploads.unneeded(uploads_with_pieces(store), KEEP_DAYS):
+            drop_pieces(store, upload)
 
 
 def tidy(service: Service, row: UploadRow, area: LoadDefinition) -> None:
@@ -144,20 +171,20 @@ def look(service: Service, row: UploadRow, area: LoadDefinition) -> Look:
     """What the file holds beside the current version.
 
     Raises:
-        IntegrityError, RequestError: it cannot be read, with line and column where they are known.
+        RequestError: it cannot be read, with line and column where they are known.
     """
     from export_pipelines.formats.parsing import parse
     from export_pipelines.steps.inference import infer
     from export_pipelines.steps.land_upload import open_pieces
 
-    store = _store(service, area)
     made = upload_definition(area, row.organisation, row.dataset)
-    parsed = parse(made.spec.file, None, lambda: open_pieces(store, row.id), row.file_name)
+    opened = partial(open_pieces, _store(service, area), row.id, row.size)
     kept: list[tuple[str | None, ...]] = []
     try:
-        columns = infer(parsed, LOOKED_AT, kept, SAMPLE)
-    finally:
-        parsed.close()
+        with closing(parse(made.spec.file, None, opened, row.file_name)) as parsed:
+            columns = infer(parsed, LOOKED_AT, kept, SAMPLE)
+    except IntegrityError as error:
+        raise RequestError(error.message, hint=error.hint) from error
     names = tuple(column_names(parsed.columns))
     there = current_columns(service, made)
     records = max((each.values + each.nulls for each in columns), default=0)
@@ -221,7 +248,7 @@ def load(
         if locked.run_id and runs.state(locked.run_id)[0] in ("Pending", "Processing", "Succeeded"):
             raise RequestError("it is being loaded already")
         name = f"{row.id}-{locked.attempts + 1}/{row.file_name}"
-        landed = land_upload(made, _store(service, area), row.id, name, columns)
+        landed = land_upload(made, _store(service, area), row.id, row.size, name, columns)
         return landed.name, runs.load(area, [f"{row.organisation}/{row.dataset}/{landed.name}"], actor.who)
 
     return service.uploads.load(row.id, actor, start)

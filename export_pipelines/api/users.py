@@ -8,10 +8,10 @@ from typing import Literal
 from export_pipelines.errors import RequestError
 from export_pipelines.specs.dataset import DataSetDefinition
 
-READ, REQUEST, EXPORTS, TABLES, OPERATOR = "read", "request", "exports", "tables", "operator"
-SCOPES = (READ, REQUEST, EXPORTS, TABLES, OPERATOR)
+READ, REQUEST, EXPORTS, TABLES, UPLOAD, OPERATOR = "read", "request", "exports", "tables", "upload", "operator"
+SCOPES = (READ, REQUEST, EXPORTS, TABLES, UPLOAD, OPERATOR)
 """read: see data sets. request: ask, and cancel and download one's own. exports: start runs of tables. tables: read
-published tables. operator: all, of everybody."""
+published tables. upload: send and load files where one may. operator: all, of everybody."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -151,20 +151,31 @@ class Uploads:
             write_audit(cursor, actor, AuditEntry("upload.load", upload, "ok", detail))
             return found
 
-    def forget(self, days: int) -> list[UploadRow]:
-        """Give up what has waited for so many days; those that were given up now."""
-        rows = self._pool.rows(
+    def forget(self, days: int) -> None:
+        """Give up what has waited for so many days."""
+        self._pool.rows(
             "UPDATE upload SET state = 'dropped', updated_at = clock_timestamp() "
             "WHERE state IN ('receiving', 'received') AND updated_at < now() - make_interval(days => %(d)s) "
-            f"RETURNING {_COLUMNS}",
+            "RETURNING id",
             {"d": days},
         )
-        return [UploadRow(**each) for each in rows]
+
+    def unneeded(self, uploads: Collection[str], days: int) -> list[str]:
+        """Those of some ids whose bytes nobody needs any more: given up, or not loaded again for so many days."""
+        rows = self._pool.rows(
+            "SELECT id FROM unnest(%(ids)s) AS given(id) WHERE NOT EXISTS (SELECT FROM upload u WHERE u.id = given.id "
+            "AND state <> 'dropped' AND (state <> 'loading' OR updated_at > now() - make_interval(days => %(d)s)))",
+            {"ids": list(uploads), "d": days},
+        )
+        return [each["id"] for each in rows]
 
     def drop(self, upload: str, actor: Actor) -> None:
-        """Give an upload up."""
+        """Give an upload up. Raises RequestError if a load of it was started."""
         with self._pool.transaction() as cursor:
-            if _locked(cursor, upload).state in ("receiving", "received"):
+            state = _locked(cursor, upload).state
+            if state == "loading":
+                raise RequestError("there is nothing to give up: a load of it was started")
+            if state != "dropped":
                 _update(cursor, upload, state="dropped")
                 write_audit(cursor, actor, AuditEntry("upload.dropped", upload))
 

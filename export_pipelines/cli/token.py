@@ -17,7 +17,7 @@ from export_pipelines.errors import RequestError
 if TYPE_CHECKING:
     from export_pipelines.catalog.tokens import Token, Tokens
 
-_SCOPES = ("read", "request", "exports", "tables", "operator")
+_SCOPES = ("read", "request", "exports", "tables", "upload", "operator")
 
 
 @click.group("token")
@@ -25,8 +25,8 @@ def token_command() -> None:
     """Make, list and revoke API tokens: `Authorization: Bearer ep_…`.
 
     A token is shown once, when it is made; the catalog keeps its digest only. Scopes: `read` sees data sets, `request`
-    asks for data and downloads one's own, `exports` starts runs of tables, `tables` reads published tables, `operator`
-    may do all, with everybody's.
+    asks for data and downloads one's own, `exports` starts runs of tables, `tables` reads published tables, `upload`
+    sends and loads files, `operator` may do all, with everybody's.
     """
 
 

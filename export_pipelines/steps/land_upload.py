@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import BinaryIO, cast
 
-from export_pipelines.errors import ObjectExists
+from export_pipelines.errors import ObjectExists, RequestError
 from export_pipelines.manifest import LandedManifest
 from export_pipelines.specs.load import LoadDefinition
 from export_pipelines.specs.uploads import Columns
@@ -38,20 +38,37 @@ def drop_pieces(store: Store, upload: str) -> None:
         store.delete(each.key)
 
 
-def open_pieces(store: Store, upload: str) -> BinaryIO:
-    """The whole file, piece by piece."""
-    return cast(BinaryIO, io.BufferedReader(_Pieces(store, upload), _CHUNK))
+def uploads_with_pieces(store: Store) -> set[str]:
+    """Ids of the uploads of which there are pieces."""
+    return {each.key.split("/")[1] for each in store.list("uploads/")}
 
 
-def land_upload(load: LoadDefinition, store: Store, upload: str, name: str, columns: Columns) -> LandedManifest:
-    """Land an upload under a name that no other landing of its data set has. Done before: that landing.
+def open_pieces(store: Store, upload: str, size: int) -> BinaryIO:
+    """The whole file of so many bytes, piece by piece.
+
+    Raises:
+        RequestError: some of it is not there any more.
+    """
+    keys = [(each.key, each.size) for each in store.list(f"uploads/{upload}/")]
+    if (kept := sum(length for _, length in keys)) != size:
+        raise RequestError(f"{kept} of the file's {size} bytes are kept", hint="send it again: it has waited too long")
+    return cast(BinaryIO, io.BufferedReader(_Pieces(store, [key for key, _ in keys]), _CHUNK))
+
+
+def land_upload(
+    load: LoadDefinition, store: Store, upload: str, size: int, name: str, columns: Columns
+) -> LandedManifest:
+    """Land an upload of so many bytes, by a name that no other landing of its data set has. Done before: that landing.
 
     Crash: as of any landing, the file is there with its manifest or not at all.
+
+    Raises:
+        RequestError: some of its pieces are not there any more.
     """
     chain = Chain.read(store, load.id)
     if done := chain.latest.get(name):
         return done
-    with open_pieces(store, upload) as stream, spool() as content:
+    with open_pieces(store, upload, size) as stream, spool() as content:
         while data := stream.read(_CHUNK):
             content.write(data)
         content.finish()
@@ -79,15 +96,10 @@ def landed_columns(landed: LandedManifest) -> Columns:
 class _Pieces(io.RawIOBase):
     """Pieces as one stream."""
 
-    def __init__(self, store: Store, upload: str) -> None:
+    def __init__(self, store: Store, keys: Sequence[str]) -> None:
         super().__init__()
-        self._rest = self._parts(store, upload)
+        self._rest = map(store.get, keys)
         self._left = b""
-
-    @staticmethod
-    def _parts(store: Store, upload: str) -> Iterator[bytes]:
-        for each in list(store.list(f"uploads/{upload}/")):
-            yield store.get(each.key)
 
     def readable(self) -> bool:
         return True

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from export_pipelines.local.postgres import Address
 from export_pipelines.local.project import write_dagster_yaml
@@ -39,8 +39,46 @@ def csv(path: Path, last: str = "") -> Path:
     return path
 
 
+def dropped(page: Page, *files: tuple[str, str], at: str = ".drop") -> None:
+    """Drop files, `(name, content)`, as from another window."""
+    make = """(files) => {
+        const transfer = new DataTransfer();
+        for (const [name, text] of files) transfer.items.add(new File([text], name));
+        return transfer;
+    }"""
+    handle = page.evaluate_handle(make, [list(each) for each in files])
+    for event in ("dragover", "drop"):
+        page.locator(at).dispatch_event(event, {"dataTransfer": handle})
+
+
+def test_what_is_dropped_is_one_csv_file_or_told_why_not(service: Served, tmp_path: Path) -> None:
+    beds = ("Beds.CSV", "ward,beds\nA,3\n")
+    with chromium() as browser, logged_in(service, browser, tmp_path, "read", "upload") as page:
+        page.get_by_role("link", name="Upload").first.click()
+        chosen = page.get_by_label("CSV file")
+        said = page.get_by_role("alert")
+        dropped(page, beds, ("more.csv", "a\n1\n"))
+        expect(said).to_have_text("These are 2 files, and one is sent at a time: drop one of them.")
+        page.screenshot(path=tmp_path / "drop-two.png", full_page=True)
+        dropped(page, ("notes.pdf", "%PDF"))
+        expect(said).to_have_text("notes.pdf is no CSV file: drop one, plain or packed by gzip, zstd or ZIP.")
+        page.screenshot(path=tmp_path / "drop-pdf.png", full_page=True)
+        expect(chosen).to_have_value("")
+        # Beside the zone a browser opens it, unless the page says that it sees to it.
+        page.evaluate("addEventListener('drop', (event) => { window.kept = event.defaultPrevented; })")
+        dropped(page, beds, at="h1")
+        assert page.evaluate("window.kept") is True
+        expect(chosen).to_have_value("")
+        dropped(page, beds)
+        expect(said).to_be_hidden()
+        expect(chosen).to_have_value("C:\\fakepath\\Beds.CSV")
+        page.get_by_label("Data set").fill("dropped")
+        page.get_by_role("button", name="Send and compare").click()
+        expect(page.get_by_label("Type of beds")).to_have_value("bigint")
+
+
 def test_a_file_is_sent_in_pieces_compared_loaded_and_restored(service: Served, tmp_path: Path) -> None:
-    with chromium() as browser, logged_in(service, browser, tmp_path) as page:
+    with chromium() as browser, logged_in(service, browser, tmp_path, "read", "upload") as page:
         for number in (1, 2):
             page.get_by_role("link", name="Upload").first.click()
             page.get_by_label("Organisation").select_option("health")

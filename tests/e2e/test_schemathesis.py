@@ -16,6 +16,7 @@ from tests.integration.test_api_exports import FILES as TABLES
 from tests.support.api import FILES, answered, ask, caller, ended
 from tests.support.pages import served
 from tests.support.servers import new_database
+from tests.support.uploads import AREA_FILES
 
 SETTINGS = """
     environments: [default, lab]
@@ -52,7 +53,7 @@ def test_the_service_answers_as_its_document_says(postgres: Address, migrated_da
     with (
         new_database(postgres) as source,
         new_database(postgres, migrated_database) as catalog,
-        served(root, source, catalog, lambda port: SETTINGS, {**FILES, **TABLES}) as up,
+        served(root, source, catalog, lambda port: SETTINGS, {**FILES, **TABLES, **AREA_FILES}) as up,
         caller(up, "op", *SCOPES) as operator,
     ):
         write_dagster_yaml(up.service.settings)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import boto3
 import pytest
 
 from export_pipelines.errors import ObjectExists, StoreError
+from export_pipelines.manifest import CleanupReceipt
+from export_pipelines.steps import chain
 from export_pipelines.stores.s3 import S3Store
 from tests.support.faulty_proxy import Fault, FaultyProxy, error_answer, faulty_proxy
 from tests.support.servers import Seaweed
@@ -74,6 +78,13 @@ def write(store: S3Store, data: bytes) -> None:
     with store.writer("a/b") as writer:
         writer.write(data)
         writer.publish()
+
+
+def receipt(sequence: int, previous: str, written: datetime) -> CleanupReceipt:
+    return CleanupReceipt(
+        sequence=sequence, previous_sha256=previous, table="t", written=written, run_id="", partition="p",
+        artifact_sequence=1, deleted_rows=0, deleted=(), proof="row",
+    )  # fmt: skip
 
 
 def unfinished(store: S3Store) -> list[Any]:
@@ -208,6 +219,24 @@ def test_what_the_server_refuses_is_told_with_what_to_do(
     with pytest.raises(StoreError, match=says) as caught:
         store.get("a")
     assert caught.value.transient is transient
+
+
+def test_entries_of_a_chain_come_over_connections_that_break_until_one_is_refused(
+    store: S3Store, direct: S3Store, proxy: FaultyProxy
+) -> None:
+    for _ in range(8):
+        chain.append(direct, "t", None, receipt)
+    broken = times(1, Fault(cut_after=500), lambda line: "00000003.json" in line)
+    refused = Fault(answer=error_answer(403, "AccessDenied"))
+    proxy.choose = lambda line: refused if "00000006.json" in line else broken(line)
+    found = []
+    with pytest.raises(StoreError, match=r"00000006\.json"):
+        for entry in chain.entries(store, "t"):
+            found.append(entry.sequence)
+            if len(found) == 2:
+                assert any(thread.name.startswith("chain") for thread in threading.enumerate())
+    assert found == [1, 2, 3, 4, 5]
+    assert not any(thread.name.startswith("chain") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "CompleteMultipartUpload"])

@@ -16,6 +16,7 @@ from export_pipelines.manifest import LandedManifest
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.load import LoadDefinition, LoadSpec
 from export_pipelines.steps import land_storing
+from export_pipelines.steps.chain import manifest_key
 from export_pipelines.steps.chain_check import check_chain, unaccounted
 from export_pipelines.steps.land import (
     LandContext,
@@ -155,6 +156,19 @@ def test_what_a_killed_landing_stored_is_adopted(tmp_path: Path, monkeypatch: py
     (entry,) = land(ctx).landed
     assert content(ctx, entry) == b"x"
     assert len([info for info in ctx.store.list() if "/landed/" in info.key]) == 1
+
+
+def test_landings_go_on_behind_a_manifest_that_an_older_program_wrote_with_fewer_fields(tmp_path: Path) -> None:
+    ctx = context(tmp_path, folder(tmp_path))
+    (tmp_path / "drop/a.csv").write_text("a")
+    land(ctx)
+    manifest = Path(ctx.store.locate(manifest_key(ID, 1)))
+    entry = json.loads(manifest.read_text())
+    del entry["state_file"]
+    manifest.write_text(json.dumps(entry))
+    (tmp_path / "drop/b.csv").write_text("b")
+    assert names(land(ctx)) == ["b.csv"]
+    assert [each.name for each in landed_files(ctx.store, ID)] == ["a.csv", "b.csv"]
 
 
 def test_a_stored_file_that_was_altered_is_not_adopted(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from export_pipelines.errors import IntegrityError, RequestError, TargetError
+from export_pipelines.steps.context import Progress
 from export_pipelines.steps.load import ignore, pending, table_versions
 from tests.support.loads import LoadKit
 
@@ -102,6 +104,7 @@ def test_pending_are_files_that_never_were_loaded_nor_ignored(kit: LoadKit) -> N
     with pytest.raises(TargetError):
         kit.load(files[3])
     assert pending(kit.context) == [files[0], files[3]]
+    assert pending(kit.context, files[1:]) == [files[3]]
     kit.version = "v2"
     assert pending(kit.context) == [files[0], files[3]]
 
@@ -200,6 +203,19 @@ def test_a_line_that_copy_takes_for_the_end_is_a_record(kit: LoadKit) -> None:
     kit.spec = {"columns": {"a": {}, "b": {}}, "quarantine": {"max_rows": 1}}
     result = kit.load('a,b\n1,2\n\\.\n3,"\\."\n')
     assert (result.rows, result.quarantined) == (2, 1)
+
+
+def test_a_load_tells_how_much_of_the_landed_file_it_has_read_from_0_on_where_it_reads_it_again(kit: LoadKit) -> None:
+    told: list[Progress] = []
+    kit.options = {"progress": told.append}
+    kit.spec = {"columns": {"id": {"type": "int"}, "text": {"type": "text"}}, "quarantine": {"max_rows": 1}}
+    lines = [f"{n},{hashlib.sha256(str(n).encode()).hexdigest()}" for n in range(60_000)]
+    landed = kit.land(gzip.compress("\n".join(["id,text", *lines, "none,x", ""]).encode()), "orders.csv.gz")
+    assert kit.load(landed).quarantined == 1
+    assert {each.total for each in told} == {landed.file.size}
+    places = [each.bytes for each in told]
+    again = [n for n in range(1, len(places)) if places[n] < places[n - 1]]
+    assert len(again) == 1 and places[again[0]] < landed.file.size == places[-1]
 
 
 def test_an_altered_file_is_noticed_and_nothing_is_loaded(kit: LoadKit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,10 +10,13 @@ import dagster as dg
 import httpx
 import pytest
 
+from export_pipelines.components import load_run
 from export_pipelines.local.postgres import Address
 from export_pipelines.local.project import write_dagster_yaml
+from export_pipelines.steps.land_upload import uploads_with_pieces
 from tests.support.pages import Served, csrf, log_in, served
-from tests.support.servers import new_database
+from tests.support.servers import new_database, run_sql
+from tests.support.threads import wait_until
 from tests.support.uploads import AREA_FILES, SETTINGS, execute
 
 AREA = "people/inbox"
@@ -33,7 +37,7 @@ def page(postgres: Address, migrated_database: str, tmp_path_factory: pytest.Tem
 @pytest.fixture
 def ann(page: Served) -> Iterator[httpx.Client]:
     with page.client() as client:
-        log_in(client, page.token("ann"))
+        log_in(client, page.token("ann", "read", "upload"))
         yield client
 
 
@@ -148,6 +152,28 @@ def test_an_upload_that_was_cut_goes_on_where_it_was(page: Served, ann: httpx.Cl
     assert rows(page, "resumed", "count(*), sum(beds)") == [(100_000, sum(range(100_000)))]
 
 
+def test_the_page_tells_how_much_of_the_file_a_load_has_read(
+    page: Served, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_run, "INTERVAL", 0.0)  # it is told at once
+    loaded(page, ann, "read", b"a\n1\n")
+    url = sent(ann, "read", b"a,b\n1,2\n")
+    assert load(ann, url).status_code == 303
+    assert "of the file is read" not in ann.get(url).text
+    with page.service.resource("source").session() as session, ThreadPoolExecutor(1) as pool:
+        session.begin()
+        session.execute("LOCK TABLE operations.table_version IN SHARE MODE")  # for which it waits once its rows are in
+        run = pool.submit(execute, page, url.rpartition("/")[2])
+        try:
+            wait_until(lambda: "100 % of the file is read" in ann.get(url).text or run.done())
+            assert not run.done()
+        finally:
+            session.rollback()
+        run.result()
+    shown = ann.get(url).text
+    assert "Loaded." in shown and "of the file is read" not in shown
+
+
 def test_two_uploads_of_one_data_set_at_once_never_replace_what_was_not_seen(page: Served, ann: httpx.Client) -> None:
     first, second = sent(ann, "both", b"a\n1\n"), sent(ann, "both", b"a\n22\n")
     with ThreadPoolExecutor(2) as pool:
@@ -172,6 +198,22 @@ def test_what_is_too_large_or_not_what_was_announced_is_refused(page: Served, an
     assert piece(ann, upload["id"], 0, b"").status_code == 422
 
 
+def test_what_is_being_loaded_cannot_be_dropped_and_is_kept_for_another_try_for_some_days(
+    page: Served, ann: httpx.Client
+) -> None:
+    url = loaded(page, ann, "kept", b"ward,beds\na,1\nb,many\n", **{"type-1": "bigint"})
+    upload = url.rpartition("/")[2]
+    refused = ann.post(f"{url}/drop", data={"csrf": csrf(ann.get(url))})
+    assert "a load of it was started" in refused.text
+    store = page.service.resource("archive")
+    old = "UPDATE export_pipelines.upload SET updated_at = now() - interval '90 days' WHERE id = %s"
+    run_sql(os.environ["DAGSTER_PG_URL"], old, (upload,))
+    assert upload in uploads_with_pieces(store)
+    begun(ann, "another", 10)
+    wait_until(lambda: upload not in uploads_with_pieces(store))
+    assert "send it again" in ann.get(url).text
+
+
 @pytest.mark.parametrize("dataset", ["", "Beds", "1st", "a.b", "pg; drop", "x" * 22])
 def test_a_name_that_is_none_is_refused(ann: httpx.Client, dataset: str) -> None:
     assert begun(ann, dataset, 4).status_code == 422
@@ -181,7 +223,7 @@ def test_who_is_not_named_may_not_and_sees_nothing(page: Served, ann: httpx.Clie
     url = sent(ann, "secret", b"a\n1\n")
     with page.client() as bob:
         assert bob.get("/uploads").status_code == 303
-        log_in(bob, page.token("bob"))
+        log_in(bob, page.token("bob", "read", "request", "upload"))
         assert "nothing that you may upload to" in bob.get("/uploads").text
         own = csrf(bob.get("/requests"))
         assert bob.get(url).status_code == 404

@@ -167,9 +167,10 @@ def served(
     catalog_url: str,
     service: Callable[[int], str] = lambda port: "",
     files: Mapping[str, str] | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[Served]:
-    """The service of a new project in a folder, on a free port; `service` gives its settings for the port, and `files`
-    are added to it."""
+    """The service of a new project in a folder, on a free port; `service` gives its settings for the port, `files`
+    are added to it, and `more` to its variables."""
     port = free_port()
     folder = write_project(root, service(port), files)
     variables = {
@@ -177,6 +178,7 @@ def served(
         "DAGSTER_PG_URL": catalog_url,
         "EXPORT_PATH": str(root / "exports"),
         "ARCHIVE_URL": (root / "archive").as_uri(),
+        **(more or {}),
     }
     folder.write(".env", "".join(f"{name}={value}\n" for name, value in variables.items()))
     make_tables(source_url)

@@ -19,7 +19,7 @@ from export_pipelines.api.pages.questions import Pairs
 from export_pipelines.api.problems import Problem
 from export_pipelines.catalog.audit import Actor
 from export_pipelines.catalog.uploads import Misplaced, UploadRow
-from export_pipelines.errors import ExportPipelinesError, IntegrityError, RequestError, TargetError
+from export_pipelines.errors import ExportPipelinesError, RequestError, TargetError
 from export_pipelines.specs.load import LoadDefinition
 from export_pipelines.specs.uploads import TYPES, upload_definition, upload_source
 
@@ -170,17 +170,16 @@ def _actor(page: Page) -> Actor:
 def _look(
     page: Page, row: UploadRow, area: LoadDefinition, *, problem: RequestError | None = None, status: int = 200
 ) -> Response:
-    state, reason = row.state, ""
-    if row.run_id:
-        state, reason = page.request.app.state.table_runs.state(row.run_id)
-        state = state.lower()
+    stage = uploads.stage_of(page.request.app.state.table_runs, row)
+    state = stage.state
     if state == "succeeded":
         page.service.later(lambda: uploads.tidy(page.service, row, area))
     values: dict[str, Any] = {
         "row": row,
         "area": area,
         "state": state,
-        "reason": reason,
+        "reason": stage.reason,
+        "percent": stage.percent,
         "problem": problem,
         "unreadable": None,
         "look": None,
@@ -195,7 +194,7 @@ def _look(
             values["look"] = uploads.look(page.service, row, area)
             made = upload_definition(area, row.organisation, row.dataset)
             values["base"] = uploads.current_version(page.service, made)
-        except (IntegrityError, RequestError) as error:
+        except RequestError as error:
             values["unreadable"] = error
     answer = page.html("upload.html", values, here="uploads", status=status)
     if state in ("pending", "processing"):
@@ -232,12 +231,12 @@ async def _with_file(request: Request) -> tuple[Pairs, dict[str, Any]]:
 
 
 ROUTES = [
-    frame.get("/uploads", show),
+    frame.get("/uploads", show, shared=True),
     PageRoute("/uploads/files", _special(send_whole, _with_file), methods=["POST"]),
     frame.post("/uploads/begin", begin),
     frame.get("/uploads/set", data_set),
     frame.post("/uploads/restore", restore),
-    frame.get("/uploads/{id}", look),
+    frame.get("/uploads/{id}", look, shared=True),
     PageRoute("/uploads/{id}/content", _special(put, _piece), methods=["PUT"]),
     frame.post("/uploads/{id}/load", load),
     frame.post("/uploads/{id}/drop", drop),

@@ -3,6 +3,15 @@
 const PAUSE = 2000;
 const TRIES = 30;
 
+// A browser opens what is dropped beside the zone, and the page with what was filled in is gone.
+for (const name of ["dragover", "drop"]) {
+  addEventListener(name, (event) => {
+    if (event.defaultPrevented || !event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    event.dataTransfer.dropEffect = "none";
+  });
+}
+
 for (const form of document.querySelectorAll("form.upload")) {
   const input = form.querySelector("input[type=file]");
   const drop = form.querySelector(".drop");
@@ -12,27 +21,44 @@ for (const form of document.querySelectorAll("form.upload")) {
   for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
   drop.addEventListener("drop", (event) => {
     event.preventDefault();
-    if (event.dataTransfer.files.length) input.files = event.dataTransfer.files;
+    const { files } = event.dataTransfer;
+    const why = refusal(files, input.accept);
+    if (!why) input.files = files;
+    complain(form, why);
   });
+  input.addEventListener("change", () => complain(form, ""));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     send(form, input.files[0]);
   });
 }
 
+/** Why what was dropped is not taken; empty if it is. A browser asks `accept` only where a file is chosen. */
+function refusal(files, accept) {
+  if (files.length === 0) return "What was dropped is no file.";
+  if (files.length > 1) return `These are ${files.length} files, and one is sent at a time: drop one of them.`;
+  const [{ name, type }] = files;
+  const taken = accept.split(",").some((each) => each === type || name.toLowerCase().endsWith(each));
+  return taken ? "" : `${name} is no CSV file: drop one, plain or packed by gzip, zstd or ZIP.`;
+}
+
+function complain(form, text) {
+  const wrong = form.querySelector("[data-wrong]");
+  wrong.textContent = text;
+  wrong.hidden = !text;
+}
+
 async function send(form, file) {
   const button = form.querySelector("button[type=submit]");
   const progress = form.querySelector("[data-progress]");
-  const wrong = form.querySelector("[data-wrong]");
   button.disabled = true;
   progress.hidden = false;
-  wrong.hidden = true;
+  complain(form, "");
   try {
     if (file.size > told(form, "most")) throw new Error(`The file is larger than ${told(form, "most")} bytes.`);
     location.assign(await sent(form, file, (received) => show(progress, received, file.size)));
   } catch (error) {
-    wrong.textContent = error.message;
-    wrong.hidden = false;
+    complain(form, error.message);
     button.disabled = false;
   }
 }
