@@ -73,7 +73,7 @@ class SpecErrors(SpecError):
 
 
 class SourceError(ExportPipelinesError):
-    """The source database refused or failed. `code` is its SQLSTATE, empty when the connection itself failed."""
+    """A source, or the target, refused or failed. `code` is a database's SQLSTATE, empty when the connection failed."""
 
     def __init__(self, message: str, *, hint: str = "", transient: bool | None = None, code: str = "") -> None:
         super().__init__(message, hint=hint, transient=transient)

@@ -194,9 +194,17 @@ def _model(model: type[BaseModel], level: int) -> Iterator[str]:
         for inner in _inner_models(info.annotation):
             if inner.__name__ in _FROM_VARIABLES:
                 continue
-            yield f"{'#' * level} {name}\n"
+            yield f"{'#' * level} {_heading(name, info, inner)}\n"
             yield f"{_flat(inner.__doc__)}\n"
             yield from _model(inner, level + 1)
+
+
+def _heading(name: str, info: FieldInfo, inner: type[BaseModel]) -> str:
+    """Where a field may be one of several models, each has its `type` beside the field's name."""
+    kinds = [each.model_fields.get("type") for each in _inner_models(info.annotation)]
+    if len(kinds) < 2 or not all(kinds):
+        return name
+    return f"{name}: {typing.get_args(inner.model_fields['type'].annotation)[0]}"
 
 
 def _default(info: FieldInfo) -> str:
@@ -231,6 +239,7 @@ def _type(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "`{env: NAME}`" if annotation.__name__ in _FROM_VARIABLES else "mapping"
     names = {"str": "text", "int": "number", "float": "number", "bool": "true or false", "datetime": "date or time"}
+    names["object"] = "anything"
     return names.get(getattr(annotation, "__name__", ""), str(annotation))
 
 

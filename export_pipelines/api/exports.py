@@ -73,7 +73,7 @@ class TableRun(BaseModel):
     url: str = Field(description="The run in Dagster's UI.")
 
 
-class FileOut(BaseModel):
+class ExportFileOut(BaseModel):
     """An exported file."""
 
     partition: str
@@ -92,7 +92,7 @@ class RunsOut(BaseModel):
     name: str
     status: Status | None = Field(description="Of the newest run; null when there is none.")
     runs: list[TableRun]
-    files: list[FileOut] = Field(description="The newest files that the catalog knows, newest first.")
+    files: list[ExportFileOut] = Field(description="The newest files that the catalog knows, newest first.")
     next: str | None = Field(description="Address of the next page, null on the last one.")
 
 
@@ -199,11 +199,11 @@ def _described(service: Service, table: TableDefinition) -> TableOut:
     )
 
 
-def _files(service: Service, table: TableDefinition, most: int) -> list[FileOut]:
+def _files(service: Service, table: TableDefinition, most: int) -> list[ExportFileOut]:
     catalog: Any = service.resource("catalog")
     found = sorted(catalog.exports(table.id, expired=True), key=lambda each: each.started_at, reverse=True)
     return [
-        FileOut(
+        ExportFileOut(
             partition=each.partition,
             generation=each.generation,
             state=each.state,

@@ -53,7 +53,7 @@ SchemaName = Annotated[str, Path(max_length=63, description="Schema of the table
 TableName = Annotated[str, Path(max_length=63, description="Name of the table.", examples=["orders"])]
 
 
-class ColumnOut(BaseModel):
+class TableColumnOut(BaseModel):
     """A column of a table."""
 
     name: str = Field(examples=["departure"])
@@ -70,7 +70,7 @@ class StructureOut(BaseModel):
     description: str = ""
     version: int = Field(description="Number of the version that is read now.")
     rows: int | None = Field(description="Rows of this version, as its last load counted them.")
-    columns: list[ColumnOut]
+    columns: list[TableColumnOut]
 
 
 class TabularPage(BaseModel):
@@ -96,7 +96,7 @@ def table_structure(request: Request, schema: SchemaName, table: TableName, read
     target = load.spec.target
     found = told(lambda: read_table.structure(service.resource(target.connection), target))
     columns = [
-        ColumnOut(name=c.name, type=c.type, nullable=c.nullable, description=c.description) for c in found.columns
+        TableColumnOut(name=c.name, type=c.type, nullable=c.nullable, description=c.description) for c in found.columns
     ]
     return StructureOut(
         schema=schema, table=table, description=load.spec.description, version=found.version, rows=found.rows,

@@ -87,7 +87,7 @@ class UploadsOut(BaseModel):
     waiting: list[UploadOut]
 
 
-class ColumnOut(BaseModel):
+class FileColumnOut(BaseModel):
     """A column of a file, by the records that were looked at."""
 
     name: str = Field(description="In the table.", examples=["beds"])
@@ -105,7 +105,7 @@ class LookOut(BaseModel):
     version: int = Field(description="Number of that version; 0 before the first load.")
     records: int = Field(description="So many were looked at.")
     whole: bool = Field(description="Whether these are all.")
-    columns: list[ColumnOut]
+    columns: list[FileColumnOut]
     missing: list[str] = Field(description="Columns that are there, and would be gone.")
 
 
@@ -189,7 +189,7 @@ def compare_upload(request: Request, upload_id: UploadId, user: Uploader) -> Loo
         records=found.records,
         whole=found.whole,
         columns=[
-            ColumnOut(
+            FileColumnOut(
                 name=name, in_file=each.name, type=kind, now=found.current_types.get(name), example=each.example,
                 values=each.values, nulls=each.nulls,
             )

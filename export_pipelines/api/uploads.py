@@ -77,8 +77,12 @@ def stage_of(runs: TableRuns, row: UploadRow) -> Stage:
 
 def areas_of(service: Service, user: User) -> list[LoadDefinition]:
     """The definitions that a user may upload to."""
+    return [each for each in _areas(service) if may_upload(user, each)]
+
+
+def _areas(service: Service) -> list[LoadDefinition]:
     loads = [each.load for each in service.project.loads.values()]
-    return [each for each in loads if isinstance(each.spec.source, UploadSource) and may_upload(user, each)]
+    return [each for each in loads if isinstance(each.spec.source, UploadSource)]
 
 
 def may_upload(user: User, area: LoadDefinition) -> bool:
@@ -126,8 +130,10 @@ def begin(
         raise RequestError("the name of the file is empty, too long, or has characters that cannot be shown")
     values = {"area": area.id, "organisation": organisation, "dataset": dataset, "file_name": name}
     own = {"fingerprint": mark[:100], "size": size, "username": user.name}
+    row = service.uploads.begin({**values, **own}, UNFINISHED)
+    # Behind that: what somebody goes on with is not old any more.
     service.later(lambda: _forget(service))
-    return service.uploads.begin({**values, **own}, UNFINISHED)
+    return row
 
 
 def _forget(service: Service) -> None:
@@ -135,8 +141,7 @@ def _forget(service: Service) -> None:
     from export_pipelines.steps.land_upload import drop_pieces, uploads_with_pieces
 
     service.uploads.forget(KEEP_DAYS)
-    areas = [each.load for each in service.project.loads.values() if isinstance(each.load.spec.source, UploadSource)]
-    for area in {each.spec.landing: each for each in areas}.values():
+    for area in {each.spec.landing: each for each in _areas(service)}.values():
         store = _store(service, area)
         for upload in service.uploads.unneeded(uploads_with_pieces(store), KEEP_DAYS):
             drop_pieces(store, upload)
@@ -173,7 +178,7 @@ def look(service: Service, row: UploadRow, area: LoadDefinition) -> Look:
     Raises:
         RequestError: it cannot be read, with line and column where they are known.
     """
-    from export_pipelines.formats.parsing import parse
+    from export_pipelines.formats.parsing import other_delimiter, parse
     from export_pipelines.steps.inference import infer
     from export_pipelines.steps.land_upload import open_pieces
 
@@ -182,6 +187,11 @@ def look(service: Service, row: UploadRow, area: LoadDefinition) -> Look:
     kept: list[tuple[str | None, ...]] = []
     try:
         with closing(parse(made.spec.file, None, opened, row.file_name)) as parsed:
+            if len(parsed.columns) == 1 and (sign := other_delimiter(parsed.columns)):
+                raise RequestError(
+                    f"its header has {sign!r} between the names, where {made.spec.file.delimiter!r} is expected",
+                    hint="save it as CSV with that sign",
+                )
             columns = infer(parsed, LOOKED_AT, kept, SAMPLE)
     except IntegrityError as error:
         raise RequestError(error.message, hint=error.hint) from error

@@ -67,9 +67,10 @@ class Uploads:
         same = " AND ".join(f"{name} = %({name})s" for name in values)
         with self._pool.transaction() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 3))", (values["username"],))
-            cursor.execute(f"SELECT {_COLUMNS} FROM upload WHERE state = 'receiving' AND {same} LIMIT 1", values)
+            cursor.execute(f"SELECT id FROM upload WHERE state = 'receiving' AND {same} LIMIT 1 FOR UPDATE", values)
             if found := cursor.fetchone():
-                return UploadRow(**found)
+                # Somebody goes on with it: it is not given up for its age now.
+                return _update(cursor, found["id"], state="receiving")
             cursor.execute(
                 "SELECT count(*) AS n FROM upload WHERE state IN ('receiving', 'received') AND username = %s",
                 (values["username"],),
@@ -120,10 +121,13 @@ class Uploads:
         Crash: it counts, or it is sent again.
 
         Raises:
-            Misplaced: it does not begin where the last one ended. RequestError: there would be more than was said.
+            Misplaced: it does not begin where the last one ended.
+            RequestError: there would be more than was said, or the upload was given up.
         """
         with self._pool.transaction() as cursor:
             row = _locked(cursor, upload)
+            if row.state == "dropped":
+                raise RequestError("this upload was given up", hint="begin it anew")
             if row.state != "receiving" or offset != row.received:
                 raise Misplaced(row.received)
             if offset + length > row.size:
@@ -161,10 +165,11 @@ class Uploads:
         )
 
     def unneeded(self, uploads: Collection[str], days: int) -> list[str]:
-        """Those of some ids whose bytes nobody needs any more: given up, or not loaded again for so many days."""
+        """Those of some ids whose bytes nobody needs any more: given up, or not loaded again for so many days. One that
+        is not here may be another catalog's."""
         rows = self._pool.rows(
-            "SELECT id FROM unnest(%(ids)s) AS given(id) WHERE NOT EXISTS (SELECT FROM upload u WHERE u.id = given.id "
-            "AND state <> 'dropped' AND (state <> 'loading' OR updated_at > now() - make_interval(days => %(d)s)))",
+            "SELECT id FROM upload WHERE id = ANY(%(ids)s::text[]) AND (state = 'dropped' "
+            "OR (state = 'loading' AND updated_at < now() - make_interval(days => %(d)s)))",
             {"ids": list(uploads), "d": days},
         )
         return [each["id"] for each in rows]

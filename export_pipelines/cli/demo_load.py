@@ -14,7 +14,8 @@ import click
 import yaml
 
 from export_pipelines.cli import output
-from export_pipelines.cli.load import chosen_any, in_order, run_loads
+from export_pipelines.cli.load_runs import run_loads
+from export_pipelines.cli.load_selection import chosen_any, in_order
 from export_pipelines.errors import RequestError
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ def demo_load(*, as_json: bool) -> int:
     _write(root, "loading_project.yaml")
     state = root / ".local"
     with serving() as feed, embedded(state, databases=_DATABASES) as address, _mariadb(root, as_json) as airports:
-        os.environ |= {
-            **airports,
-            "EXPORT_PIPELINES_PROJECT": str(root),
+        places = {
             "WAREHOUSE_URL": address.url("warehouse"),
             "DATASETS_URL": address.url("datasets"),
             "LANDING_PATH": str(state / "landing"),
@@ -47,6 +46,11 @@ def demo_load(*, as_json: bool) -> int:
             "FEED_AIRLINES_URL": f"{feed}/airlines.xlsx",
             "FEED_PLANES_URL": f"{feed}/api/planes",
         }
+        # For whoever opens the project afterwards: the server is started again at the same port, if that is free.
+        dotenv = root / ".env"
+        dotenv.touch(mode=0o600)
+        dotenv.write_text("".join(f"{name}='{value}'\n" for name, value in places.items()), encoding="utf-8")
+        os.environ |= {**airports, **places, "EXPORT_PIPELINES_PROJECT": str(root)}
         # Always this server: what these name may be somebody's production.
         for name in ("DATABASE_URL", "DAGSTER_PG_URL", "DAGSTER_HOME"):
             os.environ.pop(name, None)
@@ -67,6 +71,7 @@ def demo_load(*, as_json: bool) -> int:
             [[each[name] for name in heads] for each in told],
         )
         click.echo(f"\nDone in {time.monotonic() - begun:.0f} s. The definitions are in {root / 'assets'}")
+        click.echo(f"See them, and what was loaded, in Dagster's UI:  export-pipelines --project {root} up")
     errors = [error for each in results for error in each["errors"]]
     for error in errors:
         click.secho(f"error: {error}", err=True, fg="red")

@@ -38,7 +38,7 @@ def grants_command(tables: tuple[str, ...], apply_it: bool) -> int:
     grant of their own, PUBLIC included. With --apply this is done, in one transaction a table. Tables that were never
     loaded are passed over: the first load grants. Exit code 1 when something differs and was not applied.
     """
-    from export_pipelines.cli.load import chosen_any
+    from export_pipelines.cli.load_selection import chosen_any
     from export_pipelines.cli.project import opened
 
     number = 0

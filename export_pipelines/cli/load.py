@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from export_pipelines.cli import output
-from export_pipelines.errors import RequestError, SpecErrors
+from export_pipelines.cli.load_runs import run_loads, tell
+from export_pipelines.cli.load_selection import chosen, chosen_any, in_order, one
+from export_pipelines.errors import RequestError
 
 if TYPE_CHECKING:
-    from export_pipelines.cli.launch import Event, Launcher
     from export_pipelines.cli.project import Opened
     from export_pipelines.components.load_assets import LoadAssets
     from export_pipelines.components.transforms import TransformAssets
     from export_pipelines.manifest import LandedManifest
     from export_pipelines.specs.transform import TransformDefinition
     from export_pipelines.steps.load import LoadContext, Versioned
-
-T = TypeVar("T")
-A = TypeVar("A", bound="LoadAssets | TransformAssets")
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 
@@ -168,7 +165,7 @@ def diff_command(table: str, old: int, new: int, sample: int, as_json: bool) -> 
     if as_json:
         output.as_json(asdict(found))
         return
-    click.echo(f"{found.added:,} rows added, {found.removed:,} removed, {found.changed:,} changed")
+    click.echo(f"{output.count(found.added, 'row')} added, {found.removed:,} removed, {found.changed:,} changed")
     lines = [("+", row) for row in found.added_rows] + [("-", row) for row in found.removed_rows]
     lines += [line for before, after in found.changed_rows for line in (("-", before), ("+", after))]
     if lines:
@@ -180,12 +177,16 @@ def diff_command(table: str, old: int, new: int, sample: int, as_json: bool) -> 
 @click.argument("file")
 @click.option("--reason", default="ignored by hand", show_default=True, help="Written into the registry.")
 def ignore_command(table: str, file: str, reason: str) -> None:
-    """Leave a landed FILE out: it waits no longer and is never loaded. What is loaded stays."""
-    from export_pipelines.steps.load import ignore, pending
+    """Leave a landed FILE out: it waits no longer and is never loaded. What is loaded stays.
+
+    If it landed several times, with other content each time, those that failed to load are left out, or else all that
+    wait.
+    """
+    from export_pipelines.steps.load import ignore, waiting_by_name
 
     with _opened() as project:
         ctx = _context(project, one(project, table))
-        found = [each for each in pending(ctx) if each.name == file]
+        found = waiting_by_name(ctx, file)
         if not found:
             raise RequestError(f"no file {file!r} of {ctx.load.id} waits", hint="`export-pipelines load status`")
         for each in found:
@@ -202,81 +203,6 @@ def _opened() -> Iterator[Opened]:
 
     with opened() as project:
         yield project
-
-
-def chosen(project: Opened, names: Sequence[str]) -> list[LoadAssets]:
-    """The tables to load of some ids, names or patterns; all of them without names.
-
-    Raises:
-        RequestError: there is none of a name or pattern, or more than one of a name.
-        SpecErrors: the table is broken.
-    """
-    return list(_matching(project, names, project.project.loads).values())
-
-
-def chosen_any(project: Opened, names: Sequence[str]) -> list[LoadAssets | TransformAssets]:
-    """The same, with transforms."""
-    known: dict[str, LoadAssets | TransformAssets] = {**project.project.loads, **project.project.transforms}
-    return list(_matching(project, names, known).values())
-
-
-def _matching(project: Opened, names: Sequence[str], known: Mapping[str, T]) -> dict[str, T]:
-    from export_pipelines.cli.project import fits, is_pattern
-
-    if not names:
-        return dict(known)
-    found: dict[str, T] = {}
-    for name in names:
-        if is_pattern(name):
-            same = {each: known[each] for each in known if fits(name, each)}
-            if not same:
-                raise RequestError(f"{name!r} matches no table to load", hint="`export-pipelines load list`")
-            found |= same
-        else:
-            table = _named(project, name, known)
-            found[table] = known[table]
-    return found
-
-
-def one(project: Opened, name: str) -> LoadAssets:
-    """The table to load of an id, or of a name that only one has."""
-    return project.project.loads[_named(project, name, project.project.loads)]
-
-
-def _named(project: Opened, name: str, known: Mapping[str, T]) -> str:
-    """The id of what has an id or a name."""
-    from export_pipelines.specs.documents import suggest
-
-    if name.strip("/") in known:
-        return name.strip("/")
-    same = [each for each in known if each.rpartition("/")[2] == name]
-    if len(same) == 1:
-        return same[0]
-    if same:
-        raise RequestError(f"{len(same)} tables to load are named {name!r}", hint=f"say which: {', '.join(same)}")
-    if broken := project.broken(name):
-        raise SpecErrors(broken.errors)
-    if name in project.project.transforms:
-        raise RequestError(f"{name} is a transform, and loads no files", hint="`load run` runs it")
-    near = suggest(name, [*known, *(each.rpartition("/")[2] for each in known)])
-    raise RequestError(f"there is no table {name!r} to load", hint=near or "`export-pipelines load list` shows them")
-
-
-def in_order(found: Sequence[A]) -> list[A]:
-    """Those that others wait for come first."""
-    left = {each.definition.id: each for each in found}
-    done: list[A] = []
-    while left:
-        ready = [each for each in left.values() if not any(name in left for name in _upstream(each))]
-        for each in ready or list(left.values()):
-            done.append(left.pop(each.definition.id))
-    return done
-
-
-def _upstream(each: LoadAssets | TransformAssets) -> tuple[str, ...]:
-    from export_pipelines.components.load_assets import LoadAssets
-
-    return each.load.spec.upstream if isinstance(each, LoadAssets) else each.upstream
 
 
 def _refuse_names(found: Sequence[LoadAssets | TransformAssets], files: Sequence[str], keys: Sequence[str]) -> None:
@@ -345,8 +271,7 @@ def _described_transform(transform: TransformDefinition) -> dict[str, Any]:
 
 _REGISTRY = """
 SELECT landing, (array_agg(state ORDER BY id DESC))[1], (array_agg(coalesce(error_message, '') ORDER BY id DESC))[1],
-  (array_agg(coalesce(rows, 0) ORDER BY id DESC))[1], (array_agg(coalesce(quarantined, 0) ORDER BY id DESC))[1],
-  max(updated)
+  (array_agg(coalesce(quarantined, 0) ORDER BY id DESC))[1], max(updated)
 FROM operations.datafile_registry WHERE target_table = %s GROUP BY landing
 """
 
@@ -370,88 +295,13 @@ def _status(project: Opened, assets: LoadAssets) -> dict[str, Any]:
         "loaded": len(loaded),
         "waiting": len(waiting),
         "failed": sum(row[1] == "failed" for row in entries),
-        "rows": sum(row[3] for row in loaded),
-        "quarantined": sum(row[4] for row in loaded),
+        "rows": current.rows if current else 0,
+        "quarantined": sum(row[3] for row in loaded),
         "version": current.number if current else None,
-        "last_load": max((row[5] for row in loaded), default=None),
+        "last_load": max((row[4] for row in loaded), default=None),
         "failures": [{"file": _name(files.get(row[0])), "error": row[2]} for row in entries if row[1] == "failed"],
     }
 
 
 def _name(landed: LandedManifest | None) -> str:
     return landed.name if landed else "a file that is not in the store"
-
-
-# Runs
-
-
-def run_loads(
-    project: Opened, found: Sequence[LoadAssets | TransformAssets], config: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Run the jobs of some tables, one after the other; a failed one does not keep the others from being tried."""
-    import dagster as dg
-
-    from export_pipelines.cli.launch import Launcher, terminal
-
-    with dg.DagsterInstance.get() as instance, terminal() as stream:
-        launcher = Launcher(instance, project.project.definitions(), project.settings.root)
-        launcher.end_orphans()
-        bar = output.bar(stream)
-        try:
-            results = [_run(launcher, each, config, bar) for each in found]
-        except BaseException:
-            bar.fail()
-            raise
-        bar.close()
-    return results
-
-
-def _run(
-    launcher: Launcher, assets: LoadAssets | TransformAssets, config: dict[str, Any], bar: output.Bar
-) -> dict[str, Any]:
-    import dagster as dg
-
-    from export_pipelines.components.load_assets import LoadAssets, load_op_name
-
-    table = assets.definition.id
-    told: dict[str, Any] = {"table": table, "landed": 0, "loaded": 0, "rows": 0, "quarantined": 0, "files": []}
-    bar.start(f"{'loading' if isinstance(assets, LoadAssets) else 'making'} {table}", 1)
-    begun = time.monotonic()
-
-    def heard(event: Event) -> None:
-        if event.kind != "materialization":
-            return
-        if event.step == "land":
-            told["landed"] += 1 if event.metadata.get("file") else 0
-        elif event.step == "transform":
-            told["rows"] += int(event.metadata.get("rows", 0))
-        elif event.step == "load":
-            told["loaded"] += event.metadata["action"] not in ("already", "superseded")
-            told["rows"] += int(event.metadata["rows"])
-            told["quarantined"] += int(event.metadata["quarantined"])
-            names = ("file", "action", "rows", "quarantined", "table_version", "seconds")
-            told["files"].append({name: event.metadata[name] for name in names})
-        bar.update(0, f"{told['landed']} landed, {told['loaded']} loaded, {told['rows']:,} rows")
-
-    run = {"ops": {load_op_name(table): {"config": config}}} if isinstance(assets, LoadAssets) else {}
-    result = launcher.run(dg.RunRequest(job_name=assets.job.name, run_config=run), heard)
-    bar.update(1, f"{told['landed']} landed, {told['loaded']} loaded, {told['rows']:,} rows")
-    if result.status == "CANCELED":
-        raise click.Abort
-    failed = [] if result.succeeded else [result.failure or "; ".join(result.errors) or f"the run is {result.status}"]
-    return {**told, "seconds": round(time.monotonic() - begun, 3), "run": result.run_id, "errors": failed}
-
-
-def tell(results: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    """Print the results, and every failure with its hint."""
-    if as_json:
-        output.as_json(list(results))
-        return
-    heads = ("table", "landed", "loaded", "rows", "quarantined", "seconds")
-    output.table(
-        output.columns(*(f"#{each}" if each != "table" else each for each in heads)),
-        [[each[name] for name in heads] for each in results],
-    )
-    for each in results:
-        for error in each["errors"]:
-            click.secho(f"error: {each['table']}: {error}", err=True, fg="red")

@@ -69,7 +69,7 @@ def _set(project: Opened, tables: tuple[str, ...], route: str | None, everything
 
 
 def _scopes(project: Opened, tables: tuple[str, ...], route: str | None, everything: bool) -> list[tuple[Kind, str]]:
-    from export_pipelines.cli.load import chosen_any
+    from export_pipelines.cli.load_selection import chosen_any
 
     found: list[tuple[Kind, str]] = [("all", "")] if everything else []
     if route is not None:
@@ -83,7 +83,7 @@ def _scopes(project: Opened, tables: tuple[str, ...], route: str | None, everyth
 
 
 def _all(project: Opened) -> list[LoadDefinition | TransformDefinition]:
-    from export_pipelines.cli.load import chosen_any
+    from export_pipelines.cli.load_selection import chosen_any
 
     return [each.definition for each in chosen_any(project, ())]
 

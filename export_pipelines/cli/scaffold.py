@@ -43,9 +43,16 @@ _MAX_BYTES = 100 * 2**20
 @click.option("--from-url", "url", metavar="URL", help="A file by HTTP or SFTP.")
 @click.option("--from-table", "origin", metavar="SCHEMA.NAME", help="A table of a database; see --connection.")
 @click.option("--connection", default="source", show_default=True, help="Where the table of --from-table is.")
+@click.option("--encoding", metavar="NAME", help="Of the file, where it is not UTF-8: cp1252, say.")
 @click.option("--key", "key", multiple=True, metavar="COLUMN", help="Columns that tell rows apart; style `upsert`.")
 def scaffold_command(
-    table: str, file: Path | None, url: str | None, origin: str | None, connection: str, key: tuple[str, ...]
+    table: str,
+    file: Path | None,
+    url: str | None,
+    origin: str | None,
+    connection: str,
+    encoding: str | None,
+    key: tuple[str, ...],
 ) -> None:
     """Write assets/GROUP/TABLE/defs.yaml with the columns and types of a file or a table, for you to change.
 
@@ -64,11 +71,12 @@ def scaffold_command(
     target = root / "assets" / group / name / "defs.yaml"
     if target.exists():
         raise RequestError(f"{target} exists", hint="choose another name, or remove it")
+    more: dict[str, Any] = {}
     if origin is not None:
         source, columns = _of_table(origin, connection)
     else:
-        source, columns = _of_file(file, url)
-    spec: dict[str, Any] = {"source": source, "target": {"table": f"{group}.{name}"}}
+        source, columns, more = _of_file(file, url, encoding)
+    spec: dict[str, Any] = {"source": source, **more, "target": {"table": f"{group}.{name}"}}
     if key:
         if unknown := [each for each in key if each not in columns]:
             raise RequestError(f"there is no column {unknown[0]!r}", hint=f"there are {', '.join(columns)}")
@@ -102,12 +110,10 @@ def missing_resources(root: Path) -> dict[Path, str]:
     return {root / "resources" / key / "defs.yaml": text for key, text in wanted.items() if key not in known}
 
 
-def _of_file(file: Path | None, url: str | None) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
-    """Source and columns of a file."""
-    from export_pipelines.formats.parsing import parse
-    from export_pipelines.specs.load import FileSpec
-    from export_pipelines.steps.inference import infer
-
+def _of_file(
+    file: Path | None, url: str | None, encoding: str | None
+) -> tuple[dict[str, Any], dict[str, dict[str, str]], dict[str, dict[str, str]]]:
+    """Source and columns of a file, and `file` of the definition, where it needs one."""
     source: dict[str, Any]
     with ExitStack() as stack:
         if file is None:
@@ -120,8 +126,24 @@ def _of_file(file: Path | None, url: str | None) -> tuple[dict[str, Any], dict[s
         else:
             path, name = file.resolve(), file.name
             source = {"type": "folder", "path": str(path.parent), "pattern": _pattern(name)}
-        found = infer(parse(FileSpec(), None, lambda: path.open("rb"), name))
-    return source, _columns(found)
+        written, found = _inferred(path, name, {"encoding": encoding} if encoding else {})
+    return source, _columns(found), {"file": written} if written else {}
+
+
+def _inferred(path: Path, name: str, written: dict[str, str]) -> tuple[dict[str, str], list[Inferred]]:
+    """How the file is written, with its delimiter where that is no comma, and its columns."""
+    from export_pipelines.formats.parsing import format_of, other_delimiter, parse
+    from export_pipelines.specs.load import FileSpec
+    from export_pipelines.steps.inference import infer
+
+    spec = FileSpec.model_validate(written)
+    parsed = parse(spec, None, lambda: path.open("rb"), name)
+    delimiter = other_delimiter(parsed.columns) if format_of(spec, name) == "csv" else None
+    if delimiter is not None:
+        parsed.close()
+        written = {"delimiter": delimiter, **written}
+        parsed = parse(FileSpec.model_validate(written), None, lambda: path.open("rb"), name)
+    return written, infer(parsed)
 
 
 def _pattern(name: str) -> str:
@@ -179,17 +201,13 @@ def _download(url: str, path: Path) -> str:
 
 def _columns(found: Sequence[Inferred]) -> dict[str, dict[str, str]]:
     """The columns of the definition: names that are none of PostgreSQL's plain ones are changed."""
-    from export_pipelines.specs.load import RESERVED
+    from export_pipelines.specs.uploads import column_names
 
-    columns: dict[str, dict[str, str]] = {}
-    for each in found:
-        plain = re.sub(r"[^a-z0-9_]+", "_", each.name.strip().lower()).strip("_") or "column"
-        plain = f"c_{plain}" if plain[0].isdigit() or plain in RESERVED else plain
-        name, number = plain[:60], 2
-        while name in columns:
-            name, number = f"{plain[:56]}_{number}", number + 1
-        columns[name] = {"type": each.type, **({"source": each.name} if name != each.name else {})}
-    return columns
+    names = column_names(each.name for each in found)
+    return {
+        name: {"type": each.type, **({"source": each.name} if name != each.name else {})}
+        for name, each in zip(names, found, strict=True)
+    }
 
 
 def _of_table(origin: str, connection: str) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,14 +11,7 @@ from export_pipelines.components.resources import FromEnvironment
 from export_pipelines.components.tidying import HISTORY_DAYS, LOG_DAYS
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.sizes import parse_size
-
-
-def _known_zone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Tallinn") from error
-    return value
+from export_pipelines.specs.zones import Zone
 
 
 def valid_cron(value: str) -> str:
@@ -68,15 +60,10 @@ class ExportScheduleSpec(AutomationSpec):
     """`export`, `archive`, `cleanup`, or `chain` (all three in one run)."""
     cron: str | None = None
     """When to look for partitions that have closed since the last time. Absent: as each partition closes."""
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     """Zone of `cron`; without `cron`, the tables' own zones count."""
     offset_minutes: int = Field(default=0, ge=0, le=7 * 24 * 60)
     """Minutes to wait after a partition has closed, for rows that come late."""
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        return _known_zone(value)
 
     @field_validator("cron")
     @classmethod
@@ -89,13 +76,8 @@ class ClockSpec(AutomationSpec):
 
     cron: str
     """When."""
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     """Zone of `cron`."""
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        return _known_zone(value)
 
     @field_validator("cron")
     @classmethod

@@ -14,7 +14,8 @@ import dagster as dg
 
 from export_pipelines import naming, windows
 from export_pipelines.components.code_references import code_references
-from export_pipelines.components.load_run import LAND, LOAD, files_name, load_key, run_partitions, run_pull
+from export_pipelines.components.load_run import run_partitions, run_pull
+from export_pipelines.components.load_telling import LAND, LOAD, files_name, load_key
 from export_pipelines.specs.load import LoadDefinition
 from export_pipelines.specs.load_sources import DatabaseSource
 from export_pipelines.specs.transform import TransformDefinition

@@ -16,47 +16,30 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
-from dagster import AssetCheckEvaluation
 
 from export_pipelines import naming, windows
+from export_pipelines.components.load_telling import LAND, LOAD, Context, Teller, load_key
 from export_pipelines.components.partition_run import names_partitions
-from export_pipelines.components.progress import INTERVAL, observed
 from export_pipelines.components.retrying import another_attempt
 from export_pipelines.errors import ExportPipelinesError, RequestError
 from export_pipelines.manifest import LandedManifest
 from export_pipelines.sources.postgres import PostgresSource
-from export_pipelines.specs.load import LoadDefinition, Style
+from export_pipelines.specs.load import WHOLE, LoadDefinition, Style
 from export_pipelines.specs.load_loader import load_version
 from export_pipelines.specs.load_sources import DatabaseSource, UploadSource
 from export_pipelines.specs.transform import TransformDefinition
-from export_pipelines.steps.context import Progress
 from export_pipelines.stores.base import Store
 from export_pipelines.windows import Window
 
 if TYPE_CHECKING:
-    from export_pipelines.steps.land import LandContext, LandResult
+    from export_pipelines.steps.land_context import LandContext, LandResult
     from export_pipelines.steps.load import LoadContext
     from export_pipelines.steps.load_context import LoadResult
 
-LAND = "land"
-LOAD = "load"
 SECRET = "EXPORT_PIPELINES_SECRET"
 """Variable with the key of `transform: hash`."""
 
-Context = dg.AssetExecutionContext | dg.OpExecutionContext
-
 _IN_ORDER = (Style.UPSERT, Style.HISTORY)
-_NEWEST_ONLY = (Style.REPLACE, Style.SNAPSHOT, Style.SHADOW)
-
-
-def load_key(load_id: str, step: str = LOAD) -> dg.AssetKey:
-    """Key of the asset of a step, or of `source`."""
-    return dg.AssetKey(naming.asset_key(load_id, step))
-
-
-def files_name(load_id: str) -> str:
-    """Name of the set of a table's file partitions."""
-    return f"{naming.dagster_name(load_id)}_files"
 
 
 def partition_of(load: LoadDefinition, landed: LandedManifest) -> str | None:
@@ -188,7 +171,7 @@ class LoadRun:
         if not new:
             self.context.log.info("nothing new is at the source")
             if window is not None:
-                self._materialize(LAND, window.partition, {"rows": 0, "unchanged": result.unchanged}, "", "nothing new")
+                self._teller.nothing_landed(window.partition, result.unchanged)
 
     def _pull(self, ctx: LandContext, *, load: bool) -> tuple[LandResult, LoadResult | None]:
         from export_pipelines.steps.land import land
@@ -203,33 +186,23 @@ class LoadRun:
 
     def _tell_landed(self, landed: LandedManifest, seconds: float) -> None:
         self.landed += 1
-        key = self._partition(landed)
-        self._know_partition(key)
-        metadata = {
-            "file": landed.name,
-            "url": landed.url,
-            "version_at_source": landed.version,
-            "raw_bytes": landed.file.raw_size,
-            "stored_bytes": landed.file.size,
-            "sha256": landed.file.raw_sha256,
-            "path": dg.MetadataValue.path(self.store.locate(landed.file.key)),
-            "manifest": landed.sequence,
-            "seconds": round(seconds, 3),
-        }
-        if landed.rows is not None:
-            metadata |= {"rows": landed.rows, "dagster/row_count": landed.rows}
-        self._materialize(LAND, key, metadata, landed.file.raw_sha256, f"{landed.name} landed")
+        self._teller.landed(landed, self.store.locate(landed.file.key), seconds)
 
     # Load
 
     def _todo(self, keys: Sequence[str] | None) -> list[LandedManifest]:
         """The landed files to load, in the order in which they landed."""
-        from export_pipelines.steps.load import pending
+        from export_pipelines.steps.load import pending, to_force
 
-        found = self._all_landed() if self.force else pending(self._load_context)
+        if self.force:
+            found = to_force(self._load_context) if keys is None else self._all_landed()
+        else:
+            found = pending(self._load_context)
         if keys is not None:
             found = [each for each in found if self._partition(each) in keys]
-        if self.force and self.load.spec.style in _NEWEST_ONLY:
+        if self.force and self.load.spec.revises:
+            return [*{each.name: each for each in found}.values()]
+        if self.force and self.load.spec.style in WHOLE:
             return found[-1:]
         return found
 
@@ -243,44 +216,7 @@ class LoadRun:
     def _tell_loaded(self, landed: LandedManifest, result: LoadResult, seconds: float) -> None:
         self.loaded += 1
         self.rows += result.rows
-        key = self._partition(landed)
-        self._know_partition(key)
-        version = result.digest or landed.file.raw_sha256
-        summary = f"{landed.name}: {result.action}, {result.rows:,} rows"
-        self._materialize(LOAD, key, self._metadata(landed, result, seconds), version, summary)
-        self._check(
-            key, "quarantine_empty", result.quarantined == 0, f"{result.quarantined} records do not fit", warn=True
-        )
-        # The records of pages were counted by the definition that landed them.
-        counted = landed.source not in ("rest", "wfs") or landed.definition_version == self.load.version
-        if landed.rows is not None and counted and result.action != "superseded":
-            seen = result.rows + result.quarantined
-            text = f"the source gave {landed.rows} rows, and {seen} are in table and quarantine"
-            self._check(key, "rows_match_file", seen == landed.rows, text)
-
-    def _metadata(self, landed: LandedManifest, result: LoadResult, seconds: float) -> dict[str, Any]:
-        target = self.load.spec.target
-        columns = [dg.TableColumn(name=name, type=kind) for name, kind in result.columns]
-        metadata = {
-            "action": result.action,
-            "rows": result.rows,
-            "dagster/row_count": result.rows,
-            "quarantined": result.quarantined,
-            "added": result.added,
-            "changed": result.changed,
-            "removed": result.removed,
-            "dagster/table_name": target.table,
-            "table_version": result.table_version,
-            "digest": result.digest,
-            "file": landed.name,
-            "sha256": landed.file.raw_sha256,
-            "registry_id": result.registry_id,
-            "manifest": landed.sequence,
-            "forced": self.force,
-            "seconds": round(seconds, 3),
-            "rows_per_second": round(result.rows / seconds) if seconds else 0,
-        }
-        return {**metadata, "dagster/column_schema": dg.TableSchema(columns=columns)} if columns else metadata
+        self._teller.loaded(landed, result, seconds)
 
     # What both need
 
@@ -294,6 +230,10 @@ class LoadRun:
 
     def _current_version(self) -> str:
         return load_version(self.load.folder)
+
+    @cached_property
+    def _teller(self) -> Teller:
+        return Teller(self.context, self.load, self.asset_id, self._partition, force=self.force)
 
     @property
     def run_id(self) -> str:
@@ -318,14 +258,14 @@ class LoadRun:
             target=self.target,
             store=self.store,
             run_id=self.run_id,
-            progress=self._reporter(LOAD),
+            progress=self._teller.reporter(LOAD),
             secret=os.environ.get(SECRET, "").encode(),
             current_version=self._current_version,
         )
 
     @cached_property
     def _land_context(self) -> LandContext:
-        from export_pipelines.steps.land import LandContext
+        from export_pipelines.steps.land_context import LandContext
 
         source = self.load.spec.source
         key = source.connection if isinstance(source, DatabaseSource) else None
@@ -339,7 +279,7 @@ class LoadRun:
             database=database,
             relation=self.origin.spec.target.table if self.origin is not None else "",
             run_id=self.run_id,
-            progress=self._reporter(LAND),
+            progress=self._teller.reporter(LAND),
         )
 
     def _all_landed(self) -> list[LandedManifest]:
@@ -359,47 +299,6 @@ class LoadRun:
             self.context.log.error(f"{what} failed: {error}", exc_info=None if known else error)
             return False
         return True
-
-    def _know_partition(self, key: str | None) -> None:
-        if key is not None and self.load.spec.by_file:
-            name = files_name(self.asset_id)
-            if not self.context.instance.has_dynamic_partition(name, key):
-                self.context.instance.add_dynamic_partitions(name, [key])
-
-    def _materialize(
-        self, step: str, partition: str | None, metadata: dict[str, Any], version: str, summary: str
-    ) -> None:
-        tags = {"dagster/code_version": self.load.version, **({"dagster/data_version": version} if version else {})}
-        self.context.log_event(
-            dg.AssetMaterialization(
-                load_key(self.asset_id, step), partition=partition, metadata=metadata, tags=tags, description=summary
-            )
-        )
-
-    def _check(self, partition: str | None, name: str, passed: bool, text: str, *, warn: bool = False) -> None:
-        # An op of a job has the same log, with a narrower type.
-        cast("dg.AssetExecutionContext", self.context).log_event(
-            AssetCheckEvaluation(
-                asset_key=load_key(self.asset_id),
-                check_name=name,
-                passed=passed,
-                severity=dg.AssetCheckSeverity.WARN if warn else dg.AssetCheckSeverity.ERROR,
-                description=text,
-                partition=partition,
-            )
-        )
-
-    def _reporter(self, step: str) -> Callable[[Progress], None]:
-        told = time.monotonic()
-
-        def report(progress: Progress) -> None:
-            nonlocal told
-            if time.monotonic() - told < INTERVAL:
-                return
-            told = time.monotonic()
-            self.context.log_event(dg.AssetObservation(load_key(self.asset_id, step), **observed(step, progress)))
-
-        return report
 
     def _done_before(self) -> set[tuple[int, bool]]:
         """Numbers of the manifests that an earlier attempt of this same run has loaded by force."""

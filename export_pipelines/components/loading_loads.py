@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from export_pipelines.components.load_assets import load_assets
-from export_pipelines.components.load_run import load_key
+from export_pipelines.components.load_telling import load_key
 from export_pipelines.components.loading_transforms import Makers, parsed
 from export_pipelines.components.resources import (
     MysqlConnectionResource,

@@ -8,7 +8,8 @@ from typing import Any
 import dagster as dg
 
 from export_pipelines import naming
-from export_pipelines.components.load_run import Context, LoadRun
+from export_pipelines.components.load_run import LoadRun
+from export_pipelines.components.load_telling import Context
 from export_pipelines.manifest import LandedManifest
 from export_pipelines.specs.load import LoadDefinition
 from export_pipelines.specs.load_loader import load_version

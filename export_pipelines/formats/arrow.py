@@ -220,12 +220,14 @@ def _floats(text: Any, values: Any, field: Field) -> Any:
         # There a float is read as the double that it is.
         text = compute.cast(compute.cast(values, pa.float64()), pa.string())
     size = compute.abs(values)
-    most = 1e6 if values.type == pa.float32() and not mysql else 1e14
+    single = values.type == pa.float32() and not mysql
+    # Of a double, Arrow writes the exponent from here on.
+    most = 1e6 if single else 1e10
     odd = compute.or_(
         compute.greater_equal(size, most), compute.and_(compute.less(size, 1e-4), compute.not_equal(size, 0))
     )
     odd = compute.or_(odd, compute.is_nan(values))
-    limit = 6 if most == 1e6 else 15
+    limit = 6 if single else 15
     return _replaced(text, odd, lambda value: spelt(value, limit, mysql=mysql))
 
 

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from export_pipelines.errors import SourceError
+from export_pipelines.errors import RequestError, SourceError
 
 _NAME_BYTES = 900
+
+
+class Gone(SourceError):
+    """There is nothing by a name, or at a URL (any more)."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +75,10 @@ def checked_name(name: str, where: str) -> str:
     if not fit:
         raise SourceError(f"{where} lists a file named {name[:80]!r}, which is no name", hint="look at the listing")
     return name
+
+
+def need(value: str | None, what: str) -> str:
+    """Raises RequestError if a setting is empty."""
+    if not value:
+        raise RequestError(f"{what} is empty", hint="set it in the definition")
+    return value

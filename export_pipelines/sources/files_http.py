@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from export_pipelines.errors import RequestError, SourceError
-from export_pipelines.sources.files import Download, Found, checked_name, matches
-from export_pipelines.sources.http_client import Call, Client, need, shown_url
+from export_pipelines.sources.files import Download, Found, checked_name, matches, need
+from export_pipelines.sources.http_client import Call, Client, shown_url
 from export_pipelines.sources.sniffing import sniffed
 from export_pipelines.specs.load_sources import HttpSource
 from export_pipelines.specs.service import resolve

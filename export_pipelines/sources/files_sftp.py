@@ -12,8 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from export_pipelines.errors import SourceError
-from export_pipelines.sources.files import Download, Found, checked_name, matches
-from export_pipelines.sources.http_client import Gone, need
+from export_pipelines.sources.files import Download, Found, Gone, checked_name, matches, need
 from export_pipelines.sources.sftp_client import Session
 from export_pipelines.specs.load_sources import SftpSource
 from export_pipelines.specs.service import resolve
@@ -79,7 +78,14 @@ class SftpFiles:
 
     def _pieces(self, found: Found, size: int) -> Iterator[bytes]:
         check = partial(_check, found, self.spec.max_bytes)
-        yield from self._connected().read(self._path(found.name), size, check)
+        left = size
+        for piece in self._connected().read(self._path(found.name), size, check):
+            left -= len(piece)
+            yield piece
+        if left:
+            raise SourceError(
+                f"{found.url} has {size} bytes, and {size - left} came", hint="is the server well?", transient=True
+            )
 
     def _walk(self, folder: str, deep: bool) -> Iterator[tuple[str, Any]]:
         """Name and attributes of each regular file. The name of a folder in it ends in a slash."""

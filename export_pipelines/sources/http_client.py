@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
-from export_pipelines.errors import RequestError, SourceError
+from export_pipelines.errors import SourceError
+from export_pipelines.sources.files import Gone
 from export_pipelines.specs.load_sources import HttpOptions
 from export_pipelines.specs.service import resolve
 
@@ -31,10 +32,6 @@ _HINTS = {
     404: "check the URL",
     429: "the source wants fewer calls; let it run less often",
 }
-
-
-class Gone(SourceError):
-    """There is nothing at a URL (any more)."""
 
 
 @dataclass(frozen=True)
@@ -318,10 +315,3 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-
-
-def need(value: str | None, what: str) -> str:
-    """Raises RequestError if a setting is empty."""
-    if not value:
-        raise RequestError(f"{what} is empty", hint="set it in the definition")
-    return value

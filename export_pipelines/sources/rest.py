@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from export_pipelines.errors import RequestError, SourceError
-from export_pipelines.sources.files import Download, Found
-from export_pipelines.sources.http_client import Call, Client, need, shown_url
+from export_pipelines.sources.files import Download, Found, need
+from export_pipelines.sources.http_client import Call, Client, shown_url
 from export_pipelines.sources.sniffing import sniffed
 from export_pipelines.specs.load_sources import PagingSpec, RestSource
 from export_pipelines.specs.service import resolve
@@ -87,7 +87,7 @@ class Pages:
         yield Download(iter([self.reply]), "")
 
     @property
-    def whole(self) -> str:
+    def whole_name(self) -> str:
         """Name of all pages as one file."""
         return f"{self.prefix}{self.stem}-all{'.geojsonl' if self.extension == '.geojson' else '.jsonl'}"
 

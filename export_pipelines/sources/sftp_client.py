@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import struct
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export_pipelines.errors import RequestError, SourceError
-from export_pipelines.sources.http_client import Gone, need
+from export_pipelines.sources.files import Gone, need
 from export_pipelines.specs.load_sources import SftpSource
 from export_pipelines.specs.service import resolve
 
@@ -203,8 +204,9 @@ def _refusal(client: paramiko.SSHClient, error: Exception, where: str) -> Source
     if isinstance(error, paramiko.BadAuthenticationType):
         ways = ", ".join(error.allowed_types)
         return SourceError(f"{where} does not take this way to log in", hint=f"it takes {ways}")
-    # A connection that was lost in the middle looks like a refusal, too.
-    if isinstance(error, paramiko.AuthenticationException) and alive:
+    # A connection that was lost in the middle looks like a refusal, too, and so does no answer.
+    silent = _reason(error).startswith("Authentication timeout")
+    if isinstance(error, paramiko.AuthenticationException) and alive and not silent:
         return SourceError(f"{where} refuses the login", hint="check `user`, and `password` or `key_file`")
     if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
         return SourceError(f"{where} has no common algorithm with us: {_reason(error)}", hint="it may be too old")
@@ -221,7 +223,13 @@ def _opened(client: paramiko.SSHClient, timeout: float) -> paramiko.SFTPClient:
     transport.set_keepalive(_KEEPALIVE_SECONDS)
     channel = transport.open_session(timeout=timeout)
     channel.settimeout(timeout)
-    channel.invoke_subsystem("sftp")
+    # The driver waits for this answer without end, unless the connection has one.
+    end = threading.Timer(timeout, transport.close)
+    end.start()
+    try:
+        channel.invoke_subsystem("sftp")
+    finally:
+        end.cancel()
     return paramiko.SFTPClient(channel)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from export_pipelines.errors import SourceError
+from export_pipelines.sources.files import need
 from export_pipelines.sources.hawk import Signed, signed
-from export_pipelines.sources.http_client import Call, Client, need, shown_url
+from export_pipelines.sources.http_client import Call, Client, shown_url
 from export_pipelines.sources.opensearch_json import exact_loads
 from export_pipelines.specs.load_sources import TableApiSource
 from export_pipelines.specs.service import resolve

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit, urlunsplit
 
-from export_pipelines.sources.http_client import Call, Client, need
+from export_pipelines.sources.files import need
+from export_pipelines.sources.http_client import Call, Client
 from export_pipelines.sources.rest import Pages, json_count
 from export_pipelines.specs.load_sources import PagingSpec, WfsSource
 from export_pipelines.specs.service import resolve

@@ -10,7 +10,6 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,18 +17,10 @@ from export_pipelines.specs.encryption import EncryptionSpec
 from export_pipelines.specs.format import Compression, FormatName
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.retries import RetrySpec
+from export_pipelines.specs.zones import Zone
 
 ROW_LIMIT = 80_000
 """Rows of a request at most, where a data set says nothing."""
-
-
-def known_zone(value: str) -> str:
-    """The name of a time zone. Raises ValueError: there is none of that name."""
-    try:
-        ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Tallinn") from error
-    return value
 
 
 class FilterType(StrEnum):
@@ -175,7 +166,7 @@ class DataSetOptions(SpecModel):
     """Whether the end is told by mail: `required`, `optional` or `off`."""
     links: Links = Links.SIGNED
     """`signed` links that expire, or `public` ones."""
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     """Zone of timestamps that a filter gives without an offset, and of the session that reads."""
     statement_timeout: str = "10min"
     """PostgreSQL's statement_timeout."""
@@ -198,11 +189,6 @@ class DataSetOptions(SpecModel):
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name or name in reserved:
                 raise ValueError(f"a filter cannot be named {name!r}: it stands in URLs; letters, digits and single _")
         return value
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        return known_zone(value)
 
     @model_validator(mode="after")
     def _some_format(self) -> DataSetOptions:

@@ -8,13 +8,12 @@ target. Both are assets.
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from export_pipelines.specs.load_sources import (
     DatabaseSource,
@@ -25,6 +24,7 @@ from export_pipelines.specs.load_sources import (
     UploadSource,
     WfsSource,
 )
+from export_pipelines.specs.load_times import DaySpec, Pause, pause_length
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.retries import RetrySpec
 from export_pipelines.specs.table import PartitionsSpec
@@ -95,10 +95,8 @@ class Style(StrEnum):
     """The rows of the file's years, months or days (`partition_by`) replace those that are there."""
 
 
-_WHOLE = (Style.REPLACE, Style.SNAPSHOT, Style.SHADOW)
-"""Of these the table is what a file holds."""
-_DAYS = {"all": 1000, "year": 366, "month": 31, "day": 1}
-"""The longest that a period of `partition_by` is."""
+WHOLE = (Style.REPLACE, Style.SNAPSHOT, Style.SHADOW)
+"""Styles whose table is what the newest file holds: an older one comes too late."""
 
 
 class LoadColumn(SpecModel):
@@ -179,69 +177,6 @@ class QuarantineSpec(SpecModel):
     """A greater share of the file fails the load."""
 
 
-_DAY_WINDOWS = {
-    "morning": "04:00-08:00",
-    "working_hours": "08:00-17:00",
-    "evening": "17:00-22:00",
-    "night": "22:00-04:00",
-}
-_DAY_WINDOW = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
-_UNITS = {"minute": 60, "hour": 3600, "day": 86_400}
-
-
-class DaySpec(SpecModel):
-    """Windows of the day in which it runs by itself."""
-
-    windows: tuple[str, ...] = ()
-    """`morning` (04:00-08:00), `working_hours` (08:00-17:00), `evening` (17:00-22:00), `night` (22:00-04:00), or
-    `HH:MM-HH:MM`. Empty: always."""
-    timezone: str = "UTC"
-    """IANA name of their zone."""
-
-    @field_validator("windows")
-    @classmethod
-    def _readable_windows(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for each in value:
-            if each not in _DAY_WINDOWS and not _DAY_WINDOW.fullmatch(each):
-                raise ValueError(f"{each!r} is no window of the day; write {', '.join(_DAY_WINDOWS)} or `HH:MM-HH:MM`")
-        return value
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Tallinn") from error
-        return value
-
-    def contains(self, moment: datetime) -> bool:
-        """Whether it runs by itself at a moment (zone-aware). A window whose end is not after its start goes on into
-        the next day."""
-        now = f"{moment.astimezone(ZoneInfo(self.timezone)):%H:%M}"
-        bounds = [_DAY_WINDOWS.get(each, each).split("-") for each in self.windows]
-        return not bounds or any(
-            first <= now < last if first < last else now >= first or now < last for first, last in bounds
-        )
-
-
-def pause_length(text: str) -> timedelta:
-    """A pause such as `23 hours` as a length. Raises ValueError."""
-    if not re.fullmatch(r"\d{1,5} (minute|hour|day)s?", text):
-        raise ValueError(f"{text!r} is no pause; write `30 minutes`, `23 hours` or `7 days`")
-    number, unit = text.split()
-    return timedelta(seconds=int(number) * _UNITS[unit.removesuffix("s")])
-
-
-def _readable_pause(value: str) -> str:
-    pause_length(value)
-    return value
-
-
-Pause = Annotated[str, AfterValidator(_readable_pause)]
-"""Text of a pause."""
-
-
 class LoadSpec(SpecModel):
     """A table to load."""
 
@@ -305,17 +240,22 @@ class LoadSpec(SpecModel):
         return self.source.type in ("folder", "s3", "http", "sftp", "upload")
 
     @property
+    def revises(self) -> bool:
+        """Whether a file takes the place of an older one of its name."""
+        return self.style is Style.APPEND and self.revised == "replace"
+
+    @property
     def one_file(self) -> bool:
         """Whether all pages of an API land as one file, since they are one whole for the style."""
         if not isinstance(self.source, RestSource | WfsSource) or not self.source.has_pages:
             return False
-        return self.source.one_file or self._is_whole or self.style is Style.PARTITION
+        return self.source.one_file or self._ends_absent or self.style is Style.PARTITION
 
     @property
-    def _is_whole(self) -> bool:
-        """Whether the rows that a file lacks are gone."""
+    def _ends_absent(self) -> bool:
+        """Whether the rows that a file lacks go, or end."""
         closes = self.style is Style.HISTORY and self.absent == "close"
-        return self.style in _WHOLE or closes or self.partition_by == "all"
+        return self.style in WHOLE or closes or self.partition_by == "all"
 
     @property
     def _pages_may_be_json(self) -> bool:
@@ -360,33 +300,20 @@ class LoadSpec(SpecModel):
         return self
 
     def _keeps_what_it_had(self) -> None:
-        """A part of the rows must not take the place of all of them, or of all of their period."""
+        """A part of the rows must not take the place of all of them. (Windows that are shorter than the periods which
+        they replace: specs/load_loader.py, which knows when they begin.)"""
         if isinstance(self.source, DatabaseSource) and self.source.mode != "full":
-            if self._is_whole or self.style is Style.PARTITION:
+            # All pulls have the same name.
+            revised = " with `revised: replace`" if self.style is Style.APPEND and self.revised == "replace" else ""
+            if self._ends_absent or self.style is Style.PARTITION or revised:
                 raise ValueError(
-                    f"mode {self.source.mode} pulls new rows only, which in style {self.style.value} would take the "
-                    "place of those that are there: use append, upsert or history, or mode full"
+                    f"mode {self.source.mode} pulls new rows only, which in style {self.style.value}{revised} would "
+                    "take the place of those that are there: use plain append, upsert or history, or mode full"
                 )
-        elif self.partitions and self._is_whole:
+        elif self.partitions and self._ends_absent:
             raise ValueError(
                 f"of style {self.style.value} each window would take the place of the others: use style partition"
             )
-        elif self.partitions and self.partition_by and self._window_days < _DAYS[self.partition_by.partition("(")[0]]:
-            raise ValueError(
-                f"partition_by {self.partition_by} is more than a window, whose rows would take the place of all of it"
-            )
-
-    @property
-    def _window_days(self) -> float:
-        """The shortest that a window is in days; any, if only its cron knows."""
-        spec = self.partitions
-        if spec is None or spec.cron:
-            return 1000
-        return (
-            spec.every_days
-            or (spec.every_hours or 0) / 24
-            or {"hour": 0, "day": 1, "week": 7, "month": 31}[spec.every or "hour"]
-        )
 
 
 class LoadDefinition(SpecModel):

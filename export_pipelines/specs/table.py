@@ -11,7 +11,6 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +20,7 @@ from export_pipelines.specs.encryption import EncryptionSpec
 from export_pipelines.specs.format import Compression, CsvSpec, FormatSpec
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.retries import RetrySpec
+from export_pipelines.specs.zones import Zone
 
 __all__ = [
     "Cadence",
@@ -36,14 +36,6 @@ __all__ = [
     "TableDefinition",
     "TableSpec",
 ]
-
-
-def _known_zone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ValueError(f"unknown time zone {value!r}; use an IANA name such as Europe/Tallinn") from error
-    return value
 
 
 class Cadence(StrEnum):
@@ -70,7 +62,7 @@ class PartitionsSpec(SpecModel):
     """Start of the first partition, as a local time in `timezone`."""
     end: datetime | None = None
     """End of the last partition (exclusive); open when absent."""
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     """IANA name of the zone in which days begin, e.g. `America/New_York`."""
     single_run: bool = True
     """Whether a backfill over many partitions is one run (quick) or one run a partition."""
@@ -79,11 +71,6 @@ class PartitionsSpec(SpecModel):
     @classmethod
     def _date_is_midnight(cls, value: object) -> object:
         return f"{value}T00:00:00" if re.fullmatch(r"\d{4}-\d\d-\d\d", str(value)) else value
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        return _known_zone(value)
 
     @model_validator(mode="after")
     def _one_cadence(self) -> PartitionsSpec:
@@ -173,7 +160,7 @@ class RetentionSpec(SpecModel):
     """Whole snapshots only: the last one of a month, of so many months that have one."""
     yearly: int | None = Field(default=None, ge=1)
     """Whole snapshots only: the last one of a year, of so many years that have one."""
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     """IANA name of the zone in which days, weeks, months and years begin."""
     only_copies: OnlyCopies = OnlyCopies.KEEP
     """`keep`: a file with the only copy of rows stays, whatever the rest says. `give_up_for_good`: it goes like any
@@ -185,11 +172,6 @@ class RetentionSpec(SpecModel):
         if value is not None and not re.fullmatch(r"[1-9]\d{0,4} (day|week|month|year)s?", value):
             raise ValueError(f"{value!r} is no age; write `90 days`, `8 weeks`, `18 months` or `7 years`")
         return value
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        return _known_zone(value)
 
     @model_validator(mode="after")
     def _something_wanted(self) -> RetentionSpec:

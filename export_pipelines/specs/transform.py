@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from export_pipelines.specs.load import DaySpec, Pause, TargetSpec, pause_length
+from export_pipelines.specs.load import TargetSpec
+from export_pipelines.specs.load_times import DaySpec, Pause, pause_length
 from export_pipelines.specs.model import SpecModel
 from export_pipelines.specs.retries import RetrySpec
 

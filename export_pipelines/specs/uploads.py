@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -60,10 +61,12 @@ def upload_version(area_version: str, columns: Columns) -> str:
 
 
 def column_names(header: Iterable[str]) -> list[str]:
-    """Names of columns for those of a file: plain, none that loading adds itself, none twice."""
+    """Names of columns for those of a file: plain, letters without their marks, none that loading adds itself, none
+    twice."""
     found: list[str] = []
     for each in header:
-        plain = re.sub(r"[^a-z0-9_]+", "_", each.strip().lower()).strip("_")[:50] or "column"
+        letters = re.sub(r"[\u0300-\u036f]", "", unicodedata.normalize("NFKD", each.casefold()))
+        plain = re.sub(r"[^a-z0-9_]+", "_", letters).strip("_")[:50] or "column"
         plain = f"c_{plain}" if plain[0].isdigit() or plain in RESERVED else plain
         number, name = 1, plain
         while name in found:

@@ -7,23 +7,17 @@ manifests says what landed, in which order. A file without a manifest does not e
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
 
-from export_pipelines.errors import IntegrityError, ObjectMissing, RequestError, SourceError
-from export_pipelines.manifest import FileProof, LandedManifest
-from export_pipelines.sources.files import Download, FileSource, Found
-from export_pipelines.sources.files_folder import FolderFiles
-from export_pipelines.sources.files_sftp import SftpFiles
-from export_pipelines.sources.http_client import Gone, shown_url
-from export_pipelines.sources.mysql import MysqlSource
+from export_pipelines.errors import IntegrityError, ObjectMissing, RequestError
+from export_pipelines.manifest import LandedManifest
+from export_pipelines.sources.files import Found
+from export_pipelines.sources.http_client import shown_url
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.sources.table_api import TableApi
-from export_pipelines.specs.load import LoadDefinition
 from export_pipelines.specs.load_sources import (
     DatabaseSource,
     FolderSource,
@@ -34,67 +28,24 @@ from export_pipelines.specs.load_sources import (
     TableSource,
 )
 from export_pipelines.specs.table import Compression
-from export_pipelines.steps.context import Progress, silent
+from export_pipelines.steps.land_context import LandContext, LandResult
+from export_pipelines.steps.land_files import FilesLanding
 from export_pipelines.steps.land_pages import PullPages, pull_together
 from export_pipelines.steps.land_rows import Before, Pull, Pulled
 from export_pipelines.steps.land_sources import file_source, pages_source
 from export_pipelines.steps.land_storing import (
     Batched,
     Chain,
-    Spool,
+    land_content,
     landed_folder,
-    now,
     read_proof,
     spool,
     store_content,
 )
 from export_pipelines.steps.land_table import pull_pages, pull_table
 from export_pipelines.stores.base import Store
-from export_pipelines.windows import Window
 
-_TRIES = 3
-_REPORT_BYTES = 16 << 20
-
-
-@dataclass(frozen=True)
-class LandContext:
-    """A table whose files are to land, with all that it needs. Knows nothing of Dagster."""
-
-    load: LoadDefinition
-    store: Store
-    """Where landed files go."""
-    target: PostgresSource | None = None
-    """The database of the table: what `repeat.sql` asks."""
-    database: PostgresSource | MysqlSource | None = None
-    """Of a `database` source with `connection`, and of a `table` source: the database that is read."""
-    relation: str = ""
-    """Of a `table` source: `schema.name` of that table in `database`."""
-    window: Window | None = None
-    """The partition, where the table has windows."""
-    names: tuple[str, ...] = ()
-    """Land these files only (file partitions); all when empty."""
-    run_id: str = ""
-    progress: Callable[[Progress], None] = field(default=silent)
-    beside: Callable[[bytes], None] | None = None
-    """Is given the rows of a `database` source as well, in pieces as they come; an empty one is the end of them."""
-
-    @property
-    def partition(self) -> str:
-        return "" if self.window is None or self.window.is_snapshot else self.window.partition
-
-
-@dataclass(frozen=True)
-class LandResult:
-    """What a landing found and did."""
-
-    landed: tuple[LandedManifest, ...]
-    """What is new, in the order in which it landed."""
-    unchanged: int
-    """Files that were landed before with the same content."""
-    vanished: tuple[str, ...] = ()
-    """Names that landed before and that the source has no more. Nothing happens to them."""
-    waiting: tuple[str, ...] = ()
-    """Files that are still being written: they are taken the next time."""
+__all__ = ["LandContext", "LandResult", "check_landed", "land", "landed_files", "list_files", "pull_name"]
 
 
 def land(ctx: LandContext, *, force: bool = False) -> LandResult:
@@ -117,10 +68,10 @@ def land(ctx: LandContext, *, force: bool = False) -> LandResult:
     if ctx.load.spec.one_file:
         pages = pages_source(ctx.load.spec, ctx.window, ctx.target)
         pull = partial(pull_together, pages, ctx.load.spec.file.records)
-        return _land_pages(ctx, chain, Found(pages.whole, shown_url(pages.call.url)), pull, force=force)
+        return _land_pages(ctx, chain, Found(pages.whole_name, shown_url(pages.call.url)), pull, force=force)
     if isinstance(source, DatabaseSource | TableSource):
         return _land_rows(ctx, chain)
-    return _Landing(ctx, chain, force).run()
+    return FilesLanding(ctx, chain, force).run()
 
 
 def list_files(ctx: LandContext) -> list[str]:
@@ -155,114 +106,6 @@ def check_landed(store: Store, landed: Iterable[LandedManifest]) -> list[str]:
     return problems
 
 
-class _Landing:
-    """The landing of a source of files."""
-
-    def __init__(self, ctx: LandContext, chain: Chain, force: bool) -> None:
-        self._ctx = ctx
-        self._chain = chain
-        self._force = force
-        self._before = dict(chain.latest)
-        self._landed: list[LandedManifest] = []
-        self._unchanged = 0
-        self._gone: list[str] = []
-        self._bytes = 0
-
-    def run(self) -> LandResult:
-        source = file_source(self._ctx.load.spec, self._ctx.window, self._ctx.target)
-        listed: set[str] = set()
-        for found in source.list():
-            listed.add(found.name)
-            if self._ctx.names and found.name not in self._ctx.names:
-                continue
-            try:
-                self._take(source, found)
-            except Gone:
-                # The listing is older than what happened to the file.
-                self._gone.append(found.name)
-        waiting = source.waiting if isinstance(source, FolderFiles | SftpFiles) else []
-        if missing := [name for name in self._ctx.names if name not in listed and name not in waiting]:
-            self._gone += missing
-        elif not self._ctx.names:
-            mine = {name for name, entry in self._before.items() if entry.partition == self._ctx.partition}
-            self._gone += sorted(mine - listed - set(waiting))
-        return LandResult(tuple(self._landed), self._unchanged, tuple(dict.fromkeys(self._gone)), tuple(waiting))
-
-    def _take(self, source: FileSource, found: Found) -> None:
-        for attempt in range(1, _TRIES + 1):
-            try:
-                return self._take_once(source, found)
-            except SourceError as error:
-                if not error.transient or attempt == _TRIES or isinstance(error, Gone):
-                    raise
-                time.sleep(attempt * 0.2)
-        return None
-
-    def _take_once(self, source: FileSource, found: Found) -> None:
-        last = self._chain.latest.get(found.name)
-        known = last.version if last is not None and not self._force else ""
-        with source.open(found, known) as download, spool() as content:
-            if download is None:
-                self._unchanged += 1
-                return
-            self._read(download, content)
-            if (
-                last is not None
-                and last.file.raw_sha256 == content.raw_sha256
-                and last.partition == self._ctx.partition
-            ):
-                self._unchanged += 1
-                return
-            entry, new = _commit(self._ctx, self._chain, found, download.version, content)
-        if new:
-            self._landed.append(entry)
-        else:
-            self._unchanged += 1
-
-    def _read(self, download: Download, content: Spool) -> None:
-        reported = self._bytes
-        for piece in download.pieces:
-            content.write(piece)
-            self._bytes += len(piece)
-            if self._bytes - reported >= _REPORT_BYTES:
-                reported = self._bytes
-                _report(self._ctx, 0, self._bytes)
-        content.finish()
-
-
-def _report(ctx: LandContext, rows: int, size: int) -> None:
-    ctx.progress(Progress("land", ctx.load.id, ctx.partition, rows, size))
-
-
-def _commit(
-    ctx: LandContext,
-    chain: Chain,
-    found: Found,
-    version: str,
-    content: Spool,
-    pulled: Pulled | None = None,
-    state_file: FileProof | None = None,
-) -> tuple[LandedManifest, bool]:
-    """Store what was read, and write its manifest behind it."""
-    proof = store_content(ctx.store, landed_folder(ctx.load.id), found.name, content)
-    return chain.add(
-        {
-            "run_id": ctx.run_id,
-            "source": ctx.load.spec.source.type,
-            "name": found.name,
-            "url": found.url,
-            "version": version,
-            "partition": ctx.partition,
-            "file": proof,
-            "fetched": now(),
-            "definition_version": ctx.load.version,
-            "rows": pulled.rows if pulled else None,
-            "state": pulled.state if pulled else {},
-            "state_file": state_file,
-        }
-    )
-
-
 # Rows of databases
 
 
@@ -274,7 +117,7 @@ def _land_rows(ctx: LandContext, chain: Chain) -> LandResult:
     with (
         spool(Compression.ZSTD) as content,
         spool() as digests,
-        Batched(content, lambda size: _report(ctx, 0, size), ctx.beside) as written,
+        Batched(content, ctx.report, ctx.beside) as written,
     ):
         if spec is not None:
             pull = Pull(_checked(ctx, spec), ctx.database, ctx.load.select_sql, ctx.window, _before(ctx, spec, mine))
@@ -290,7 +133,9 @@ def _land_rows(ctx: LandContext, chain: Chain) -> LandResult:
         if digests.raw_size:
             state_file = store_content(ctx.store, landed_folder(ctx.load.id), "digests", digests)
         found = Found(name, ctx.database.name if ctx.database else "")
-        entry, new = _commit(ctx, chain, found, pulled.state.get("seen", ""), content, pulled, state_file)
+        entry, new = land_content(
+            ctx, chain, found, content, version=pulled.state.get("seen", ""), pulled=pulled, state_file=state_file
+        )
     return LandResult((entry,), 0) if new else LandResult((), 1)
 
 
@@ -322,26 +167,6 @@ def _is_full(pulled: Pulled) -> bool:
     return pulled.state.get("mode") == "full"
 
 
-def _land_pages(ctx: LandContext, chain: Chain, found: Found, pull: PullPages, *, force: bool) -> LandResult:
-    """What comes page by page and is one file: it lands when all of it is there, if it is not what landed last."""
-    last = chain.latest.get(found.name)
-    before = last.state.get("digest", "") if last is not None and not force else ""
-    with ExitStack() as stack:
-        written: list[Batched] = []
-
-        def begin() -> Callable[[bytes], object]:
-            content = stack.enter_context(spool(Compression.ZSTD))
-            written.append(stack.enter_context(Batched(content, lambda size: _report(ctx, 0, size))))
-            return written[-1].write
-
-        pulled = pull(before, begin)
-        if not pulled.changed:
-            return LandResult((), 1)
-        content = written[-1].finished()
-        entry, new = _commit(ctx, chain, found, "", content, pulled)
-    return LandResult((entry,), 0) if new else LandResult((), 1)
-
-
 def _before(ctx: LandContext, spec: DatabaseSource, mine: list[LandedManifest]) -> Before:
     """What earlier pulls left; nothing if they pulled in another way."""
     mine = [entry for entry in mine if entry.state.get("mode") == spec.mode]
@@ -353,3 +178,26 @@ def _before(ctx: LandContext, spec: DatabaseSource, mine: list[LandedManifest]) 
         return ctx.store.open(proof.key) if proof else io.BytesIO()
 
     return Before(mine[-1].state, opened, tuple((entry.fetched, entry.state) for entry in mine))
+
+
+# Pages that are one file
+
+
+def _land_pages(ctx: LandContext, chain: Chain, found: Found, pull: PullPages, *, force: bool) -> LandResult:
+    """What comes page by page and is one file: it lands when all of it is there, if it is not what landed last."""
+    last = chain.latest.get(found.name)
+    before = last.state.get("digest", "") if last is not None and not force else ""
+    with ExitStack() as stack:
+        written: list[Batched] = []
+
+        def begin() -> Callable[[bytes], object]:
+            content = stack.enter_context(spool(Compression.ZSTD))
+            written.append(stack.enter_context(Batched(content, ctx.report)))
+            return written[-1].write
+
+        pulled = pull(before, begin)
+        if not pulled.changed:
+            return LandResult((), 1)
+        content = written[-1].finished()
+        entry, new = land_content(ctx, chain, found, content, pulled=pulled)
+    return LandResult((entry,), 0) if new else LandResult((), 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from export_pipelines.errors import IntegrityError, SourceError
@@ -26,8 +27,8 @@ def pull_together(pages: Pages, path: str, before: str, begin: Callable[[], Writ
         SourceError: the API failed, a page has no records, or there is no page at all. Nothing may land then.
     """
     write = begin()
-    pages.with_end = True
-    records = PageRecords(path, pages.whole)
+    pages = replace(pages, with_end=True)
+    records = PageRecords(path, pages.whole_name)
     digest = hashlib.sha256(f"{path}\n".encode())
     count = rows = size = 0
     for found in pages.list():

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from export_pipelines.errors import IntegrityError, ObjectExists
 from export_pipelines.formats.compression import compressor, decompressed
@@ -19,6 +19,11 @@ from export_pipelines.scratch import scratch_errors
 from export_pipelines.specs.table import Compression
 from export_pipelines.steps import chain
 from export_pipelines.stores.base import Store
+
+if TYPE_CHECKING:
+    from export_pipelines.sources.files import Found
+    from export_pipelines.steps.land_context import LandContext
+    from export_pipelines.steps.land_rows import Pulled
 
 _IN_MEMORY = 8 << 20
 _CHUNK = 1 << 20
@@ -189,6 +194,42 @@ def read_proof(store: Store, key: str, compression: Compression = Compression.NO
             raw.update(piece)
             sizes[0] += len(piece)
     return FileProof(key=key, size=sizes[1], sha256=stored.hexdigest(), raw_size=sizes[0], raw_sha256=raw.hexdigest())
+
+
+def land_content(
+    ctx: LandContext,
+    landings: Chain,
+    found: Found,
+    content: Spool,
+    *,
+    version: str = "",
+    pulled: Pulled | None = None,
+    state_file: FileProof | None = None,
+) -> tuple[LandedManifest, bool]:
+    """Store what was read, and write its manifest behind it: see `Chain.add`.
+
+    Args:
+        version: what the source says of it.
+        pulled: of rows and pages, what is known of the pull.
+        state_file: stored already; what the next pull needs.
+    """
+    proof = store_content(ctx.store, landed_folder(ctx.load.id), found.name, content)
+    return landings.add(
+        {
+            "run_id": ctx.run_id,
+            "source": ctx.load.spec.source.type,
+            "name": found.name,
+            "url": found.url,
+            "version": version,
+            "partition": ctx.partition,
+            "file": proof,
+            "fetched": now(),
+            "definition_version": ctx.load.version,
+            "rows": pulled.rows if pulled else None,
+            "state": pulled.state if pulled else {},
+            "state_file": state_file,
+        }
+    )
 
 
 def landed_folder(table_id: str) -> str:

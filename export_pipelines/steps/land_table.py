@@ -10,7 +10,7 @@ from typing import Any
 from export_pipelines.errors import RequestError, SourceError
 from export_pipelines.formats.parsing.base import encode
 from export_pipelines.sources.database import postgres_reader
-from export_pipelines.sources.http_client import Gone
+from export_pipelines.sources.files import Gone
 from export_pipelines.sources.opensearch_json import Number, exact_dumps
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.sources.table_api import TableApi

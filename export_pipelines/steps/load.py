@@ -16,10 +16,12 @@ from export_pipelines.steps.load_context import LoadContext as LoadContext  # no
 from export_pipelines.steps.load_context import LoadResult, RowDiff, TableVersion
 from export_pipelines.steps.load_copy import as_copy
 from export_pipelines.steps.load_diff import difference
-from export_pipelines.steps.load_run import LoadRun, already, note_failure
+from export_pipelines.steps.load_outcome import already, note_failure
+from export_pipelines.steps.load_run import LoadRun
 from export_pipelines.steps.transform import TransformContext
 from export_pipelines.targets import registry, schema, versions, views
 from export_pipelines.targets.names import TableNames
+from export_pipelines.targets.tables import make_schema
 
 if TYPE_CHECKING:
     from export_pipelines.manifest import LandedManifest
@@ -66,6 +68,7 @@ def load_file(ctx: LoadContext, landed: LandedManifest, *, force: bool = False) 
     run: LoadRun | None = None
     try:
         with ctx.target.session(read_only=False) as session:
+            make_schema(session, names)
             run = LoadRun(ctx, session, landed, entry, force=force)
             return run.run()
     except BaseException as error:
@@ -88,7 +91,8 @@ def landed_files(ctx: LoadContext) -> list[LandedManifest]:
 
 def pending(ctx: LoadContext, landed: Iterable[LandedManifest] | None = None) -> list[LandedManifest]:
     """Landed files that were never loaded and are not ignored, in the order in which they landed. `landed` are those
-    of the table, if they were read already.
+    of the table, if they were read already. With `revised: replace`, the newest content of a name comes before older
+    ones, which are not loaded any more when it is.
 
     A change of the definition alone makes none pending: to load old files anew, use `force`.
     """
@@ -97,7 +101,30 @@ def pending(ctx: LoadContext, landed: Iterable[LandedManifest] | None = None) ->
     with _session(ctx) as session:
         session.begin()
         settled = registry.settled(session, names.table, known)
-    return [each for landing, each in known.items() if landing not in settled]
+    found = [each for landing, each in known.items() if landing not in settled]
+    if not ctx.load.spec.revises:
+        return found
+    newest = {each.name: each.sequence for each in found}
+    return sorted(found, key=lambda each: (newest[each.name], -each.sequence))
+
+
+def waiting_by_name(ctx: LoadContext, name: str) -> list[LandedManifest]:
+    """The contents of a file that wait and failed to load; all that wait, where none failed."""
+    found = [each for each in pending(ctx) if each.name == name]
+    failed = _not_loaded(ctx, "failed")
+    return [each for each in found if registry.landing_id(each) in failed] or found
+
+
+def to_force(ctx: LoadContext) -> list[LandedManifest]:
+    """What `force` loads anew when nothing is named: all landed files but those that are ignored."""
+    ignored = _not_loaded(ctx, "ignored")
+    return [each for each in landed_files(ctx) if registry.landing_id(each) not in ignored]
+
+
+def _not_loaded(ctx: LoadContext, state: str) -> set[str]:
+    with _session(ctx) as session:
+        session.begin()
+        return registry.not_loaded(session, TableNames.of(ctx.load.spec.target).table, state)
 
 
 def ignore(ctx: LoadContext, landed: LandedManifest, reason: str = "ignored by hand") -> None:

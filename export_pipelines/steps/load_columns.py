@@ -13,10 +13,14 @@ from pglast.parser import ParseError
 from pglast.visitors import Visitor
 
 from export_pipelines.errors import TargetError
-from export_pipelines.specs.load import RESERVED, DriftPolicy, LoadColumn, LoadSpec
+from export_pipelines.formats.parsing import other_delimiter
+from export_pipelines.sources.postgres import Session
+from export_pipelines.specs.load import RESERVED, DriftPolicy, LoadColumn, LoadSpec, Style
 from export_pipelines.sql import quote_identifier
-from export_pipelines.targets.tables import TableColumn
+from export_pipelines.targets.tables import TableColumn, columns_of
 
+OWN = ("row_id", "file_id", "raw_id", "valid_from", "valid_to", "removed_at")
+"""Columns which loading adds."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _WIDEST = 63
 _TEXTS = re.compile(r"(text|character varying|character|bpchar|\"char\"|citext|name)\b.*")
@@ -97,6 +101,22 @@ def refuse_header(header: Sequence[str]) -> None:
             raise TargetError(f"the name of column {number} of the file is longer than {_WIDEST} bytes: {name[:80]!r}…")
     if twice := [name for name, times in Counter(header).items() if times > 1]:
         raise TargetError(f"the file has columns of the same name: {_listed(twice)}")
+
+
+def own_columns(spec: LoadSpec) -> list[TableColumn]:
+    """The columns which loading adds for a definition, besides those of every table."""
+    found = [TableColumn("raw_id", "bigint")] if spec.raw else []
+    if spec.style is Style.HISTORY:
+        moment = "timestamp with time zone"
+        found += [TableColumn("valid_from", moment), TableColumn("valid_to", moment)]
+    if spec.style is Style.SNAPSHOT and spec.removal.mark:
+        found.append(TableColumn("removed_at", "timestamp with time zone"))
+    return found
+
+
+def given_columns(session: Session, relation: str) -> list[TableColumn]:
+    """The columns of a table without those which loading adds."""
+    return [column for column in columns_of(session, relation) if column.name not in OWN]
 
 
 def wanted_columns(spec: LoadSpec, types: dict[str, str]) -> list[TableColumn]:
@@ -223,9 +243,10 @@ def _refuse_missing(spec: LoadSpec, wanted: Sequence[TableColumn], missing: set[
 
 
 def _lacks(names: Sequence[str], header: Sequence[str]) -> TargetError:
+    sign = other_delimiter(header)
     return TargetError(
         f"the file lacks columns that the definition knows: {_listed([n for n in names if n not in header])}",
-        hint=f"it has {_listed(header)}",
+        hint=f"it has {_listed(header)}" + (f"; is its `file: {{delimiter: {sign!r}}}`?" if sign else ""),
     )
 
 

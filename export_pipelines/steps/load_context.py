@@ -15,7 +15,8 @@ from export_pipelines.stores.base import Store
 Action = Literal["loaded", "unchanged", "upserted", "already", "superseded"]
 """`loaded`: the table was changed. `unchanged`: a shadow was equal, nothing was swapped. `upserted`: of a shadow, few
 rows were different, and only those were changed. `already`: this file is in the table, and nothing was done.
-`superseded`: a newer file is in a table that is what its newest file holds; this one is ignored."""
+`superseded`: a newer file is in a table that is what its newest file holds, or, of `revised: replace`, a newer one of
+its name is; this one is ignored."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ the landed file is loaded as any other, which then tells what is wrong.
 
 from __future__ import annotations
 
-import io
 import queue
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,28 +15,33 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import BinaryIO, TypeVar, cast
 
-from export_pipelines.errors import ExportPipelinesError, SourceError
+from export_pipelines.errors import ExportPipelinesError, SourceError, TargetError
 from export_pipelines.manifest import FileProof, LandedManifest
 from export_pipelines.sources.postgres import Session
 from export_pipelines.specs.load import Style
 from export_pipelines.specs.load_sources import DatabaseSource
 from export_pipelines.steps.context import silent
-from export_pipelines.steps.land import LandContext, LandResult, land, pull_name
+from export_pipelines.steps.land import land, pull_name
+from export_pipelines.steps.land_context import LandContext, LandResult
 from export_pipelines.steps.load import landed_files, pending
 from export_pipelines.steps.load_context import LoadContext, LoadResult
-from export_pipelines.steps.load_reading import LandedFile
+from export_pipelines.steps.load_reading import LandedFile, ReadStream
 from export_pipelines.steps.load_run import LoadRun
 from export_pipelines.targets import registry, schema, versions
+from export_pipelines.targets.names import TableNames
 from export_pipelines.targets.registry import Counts
+from export_pipelines.targets.tables import make_schema
 
 T = TypeVar("T")
 
-_PIECES = 8
-"""How many pieces may wait for the target, each about a mebibyte."""
+_WAITING_BYTES = 8 << 20
+"""How much may wait for the target. A piece has about a mebibyte, or a single row that is larger."""
 _PATIENCE_SECONDS = 60
 """How long a pull waits for the target: a snapshot of the source must not be held by a table that is locked."""
 _LOOK_SECONDS = 0.5
+"""How soon who waits finds out that nobody needs it any more."""
 _LATER = 2**62
+"""Sequence of what has not landed: behind all that has."""
 _NOTHING = FileProof(key="", size=0, sha256="", raw_size=0, raw_sha256="")
 
 
@@ -64,13 +68,13 @@ def loads_live(ctx: LoadContext) -> bool:
     if style is Style.APPEND:
         return source.mode != "full" or not landed_files(ctx)
     try:
-        return style is Style.PARTITION or not pending(ctx)
-    except SourceError:
+        return not pending(ctx)
+    except (SourceError, TargetError):
         # Landing does without the target.
         return False
 
 
-def pull_and_load(landing: LandContext, loading: LoadContext, *, force: bool = False) -> PulledAndLoaded:
+def pull_and_load(landing: LandContext, loading: LoadContext) -> PulledAndLoaded:
     """Land the rows of a `database` source, and load them meanwhile. Small pulls, of less than a mebibyte, only land.
 
     The snapshot of the source is held until the target has taken the rows. If it takes none for a minute, the load is
@@ -85,7 +89,7 @@ def pull_and_load(landing: LandContext, loading: LoadContext, *, force: bool = F
         What `land` raises. Errors of the load are told in the result.
     """
     with _Beside(loading, _expected(landing)) as beside:
-        result = land(replace(landing, beside=beside.take), force=force)
+        result = land(replace(landing, beside=beside.take))
         done = beside.finish(result.landed[0]) if result.landed else None
     return PulledAndLoaded(result, done, beside.given_up)
 
@@ -116,10 +120,10 @@ class _Beside:
 
     def take(self, piece: bytes) -> None:
         """A piece of the file; an empty one is its end. A file of one piece is not worth a thread and a connection."""
-        self._feed.put(piece)
-        self._given += bool(piece)
-        if self._load is None and self._given > 1:
+        if self._load is None and self._given and piece:
             self._load = self._thread.submit(self._run)
+        self._given += bool(piece)
+        self._feed.put(piece)
 
     def finish(self, landed: LandedManifest) -> LoadResult | None:
         """Let the load commit, since this has landed; None if it was not loaded."""
@@ -138,6 +142,7 @@ class _Beside:
         try:
             with self._ctx.target.session(read_only=False, watch=self._feed.check) as session:
                 schema.ensure(session)
+                make_schema(session, TableNames.of(self._ctx.load.spec.target))
                 run = _LiveRun(self._ctx, session, self._expected, self._feed)
                 try:
                     return run.run()
@@ -149,7 +154,7 @@ class _Beside:
 
 
 def _expected(ctx: LandContext) -> LandedManifest:
-    """What is known of a landing before it is there: it comes behind all others."""
+    """What is known of a landing before it is there."""
     return LandedManifest(
         sequence=_LATER,
         previous_sha256="",
@@ -180,13 +185,13 @@ class _LiveRun(LoadRun):
     def _open(self, wanted: list[str] | None) -> LandedFile:
         return _LiveFile(self._ctx, self._landed, wanted, self._feed)
 
-    def _whole(self) -> LandedManifest:
+    def _manifest(self) -> LandedManifest:
         self._landed = self._feed.manifest()
         return self._landed
 
     def _note(self, counts: Counts) -> None:
         version, run = self._ctx.load.version, self._ctx.run_id
-        registry.add(self._session, self._entry, self._names.table, self._whole(), version, run, counts)
+        registry.add(self._session, self._entry, self._names.table, self._manifest(), version, run, counts)
 
 
 class _LiveFile(LandedFile):
@@ -207,7 +212,7 @@ class _Feed:
     """Pieces of a file on their way from one thread to another. The first one may be read again, for the header."""
 
     def __init__(self) -> None:
-        self._pieces: queue.Queue[bytes] = queue.Queue(_PIECES)
+        self._pieces = _Pieces(_WAITING_BYTES)
         self._first: bytes | None = None
         self._behind = False
         self._over = ""
@@ -232,7 +237,7 @@ class _Feed:
 
     def next(self) -> bytes:
         """The piece behind the first, or behind the last one that this gave; empty at the end."""
-        self._behind = True
+        self._behind, self._first = True, None
         return self._get()
 
     def manifest(self) -> LandedManifest:
@@ -258,15 +263,33 @@ class _Feed:
                 return look()
 
 
-class _Stream(io.RawIOBase):
+class _Pieces(queue.Queue[bytes]):
+    """A queue that is full by the size of what is in it, not by its number."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._size = 0
+
+    def _qsize(self) -> int:
+        return self._size
+
+    def _put(self, item: bytes) -> None:
+        super()._put(item)
+        # The empty piece at the end counts, too.
+        self._size += len(item) + 1
+
+    def _get(self) -> bytes:
+        item = super()._get()
+        self._size -= len(item) + 1
+        return item
+
+
+class _Stream(ReadStream):
     """The file from its beginning."""
 
     def __init__(self, feed: _Feed) -> None:
         self._feed = feed
         self._rest: memoryview | None = None
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or size < 0:
@@ -277,9 +300,3 @@ class _Stream(io.RawIOBase):
             self._rest = memoryview(self._feed.next())
         data, self._rest = bytes(self._rest[:size]), self._rest[size:]
         return data
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)

@@ -77,9 +77,12 @@ class Quarantine:
             f"line {line or '?'}{f', column {column!r}' if column else ''}: {reason}" for line, column, reason in first
         )
         more = " or more" if self.count >= self._spec.max_rows + _SHOWN else ""
+        name, alone = self._landed.landed.name, self.count == 1 and not more
+        counted = f"1 record of {name} does" if alone else f"{self.count}{more} records of {name} do"
         return TargetError(
-            f"{self.count}{more} records of {self._landed.landed.name} do not fit, {self._spec.max_rows} may: {told}",
-            hint="mend the file or the definition, or raise `quarantine: {max_rows: …}`; nothing was loaded",
+            f"{counted} not fit, {self._spec.max_rows} may: {told}",
+            hint="mend the file or the definition, raise `quarantine: {max_rows: …}`, or leave the file out by "
+            "`export-pipelines load ignore`; nothing was loaded",
         )
 
     def write(self, session: Session, names: TableNames, entry: int) -> None:

@@ -99,7 +99,20 @@ def _records_in(batch: Batch) -> int:
     return batch.records.count(b"\n")
 
 
-class _Hashed(io.RawIOBase):
+class ReadStream(io.RawIOBase):
+    """A stream that is read, by `read` of the class that inherits."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        data = self.read(len(view)) or b""
+        view[: len(data)] = data
+        return len(data)
+
+
+class _Hashed(ReadStream):
     """A stream that tells where it is, and hashes what is read in order, for `whole` if that is given."""
 
     def __init__(self, stream: IO[bytes], at: Callable[[int], None], whole: Callable[[int, str], None] | None) -> None:
@@ -108,9 +121,6 @@ class _Hashed(io.RawIOBase):
         self._whole = whole
         self._digest = hashlib.sha256()
         self._place = 0
-
-    def readable(self) -> bool:
-        return True
 
     def seekable(self) -> bool:
         return self._stream.seekable()
@@ -134,12 +144,6 @@ class _Hashed(io.RawIOBase):
             whole, self._whole = self._whole, None
             whole(self._place, self._digest.hexdigest())
         return data
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)
 
     def close(self) -> None:
         self._stream.close()

@@ -6,17 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from export_pipelines.errors import SourceError, TargetError
+from export_pipelines.errors import TargetError
 from export_pipelines.sources.postgres import Session
-from export_pipelines.specs.load import Style
-from export_pipelines.sql import quote_identifier
+from export_pipelines.specs.load import WHOLE, Style
 from export_pipelines.steps.context import Progress
-from export_pipelines.steps.load_columns import Plan, file_columns, make_plan, wanted_columns
+from export_pipelines.steps.load_columns import (
+    Plan,
+    file_columns,
+    given_columns,
+    make_plan,
+    own_columns,
+    wanted_columns,
+)
 from export_pipelines.steps.load_context import Action, LoadContext, LoadResult
 from export_pipelines.steps.load_copy import compare_copy, is_whole
 from export_pipelines.steps.load_fill import Destination, Filler
-from export_pipelines.steps.load_merge import TYPED, Merge, repeated_keys
+from export_pipelines.steps.load_merge import TYPED, Merge, make_typed, repeated_keys
 from export_pipelines.steps.load_migrations import migrate, migrate_new, pending_migrations
+from export_pipelines.steps.load_outcome import already, grown, refuse_changed, result_of
 from export_pipelines.steps.load_quarantine import Quarantine, TooMany
 from export_pipelines.steps.load_reading import LandedFile, header_of
 from export_pipelines.steps.load_shadow import change_blocks, compare, keep, measure
@@ -44,10 +51,7 @@ if TYPE_CHECKING:
     from export_pipelines.manifest import LandedManifest
 
 _ANEW = (Style.REPLACE, Style.SHADOW)
-_ORDERED = (*_ANEW, Style.SNAPSHOT)
-"""Styles whose table is what the newest file holds: an older one comes too late."""
-OWN = ("row_id", "file_id", "raw_id", "valid_from", "valid_to", "removed_at")
-"""Columns which loading adds."""
+"""Styles that build a new version of the table."""
 
 
 @dataclass
@@ -108,6 +112,18 @@ class LoadRun:
             return state, self._ignored(state.current if state else 0)
         return state, None
 
+    def _open(self, wanted: list[str] | None) -> LandedFile:
+        """The file, with these columns of it; see LandedFile."""
+        return LandedFile(self._ctx, self._landed, wanted)
+
+    def _manifest(self) -> LandedManifest:
+        """Of what is loaded, as soon as it has landed."""
+        return self._landed
+
+    def _note(self, counts: Counts) -> None:
+        """Turn the entry `processed`."""
+        registry.finish(self._session, self._entry, counts)
+
     # Before the load
 
     def _migrate(self) -> None:
@@ -126,13 +142,15 @@ class LoadRun:
             self._session.rollback()
 
     def _superseded(self) -> bool:
-        late = registry.newer_processed(self._session, self._names.table, self._landed.sequence)
-        return late and self._spec.style in _ORDERED and not self._force
+        revised = self._spec.revises
+        if self._force or not (revised or self._spec.style in WHOLE or self._spec.partition_by == "all"):
+            return False
+        return registry.newer_processed(self._session, self._names.table, self._landed, same_name=revised)
 
     def _ignored(self, current: int) -> LoadResult:
         registry.set_ignored(self._session, self._entry, "a newer file is loaded already")
         self._session.commit()
-        return _result("superseded", self._entry, Counts(table_version=current), "", ())
+        return result_of("superseded", self._entry, Counts(table_version=current))
 
     def _widen(self, state: versions.State) -> bool:
         """Add the columns that the tables lack, and make the view anew; whether there were any.
@@ -148,7 +166,7 @@ class LoadRun:
         if raw:
             patiently(self._session, lambda: add_columns(self._session, self._names.raw, raw))
         relation = self._names.version(state.current)
-        new = [] if self._spec.style in _ANEW else self._lacking(relation, [*self._own_columns(), *plan.new])
+        new = [] if self._spec.style in _ANEW else self._lacking(relation, [*own_columns(self._spec), *plan.new])
         if new:
             lock_for_change(self._session, self._names, relation)
             add_columns(self._session, relation, new)
@@ -177,7 +195,7 @@ class LoadRun:
                 action, counts, digest = self._build(table, plan, filler, state)
         except TooMany:
             raise filler.misfits.error() from None
-        return self._finish(state, table, plan, action, counts, digest)
+        return self._finish(state, table, action, counts, digest)
 
     def _plan(self, state: versions.State | None) -> tuple[Plan, bool]:
         names = list(self._spec.columns)
@@ -185,40 +203,22 @@ class LoadRun:
         wanted = wanted_columns(self._spec, dict(zip(names, types, strict=True)))
         there = None
         if state and not (self._spec.style in _ANEW and wanted):
-            there = [c for c in columns_of(self._session, self._names.version(state.current)) if c.name not in OWN]
+            there = given_columns(self._session, self._names.version(state.current))
         self._file = self._open(file_columns(self._spec, [c.name for c in there or ()]))
         header, passthrough = header_of(self._file)
         return make_plan(self._spec, header, wanted, there), passthrough
-
-    def _open(self, wanted: list[str] | None) -> LandedFile:
-        return LandedFile(self._ctx, self._landed, wanted)
-
-    def _whole(self) -> LandedManifest:
-        """What is loaded, when the store has all of it."""
-        return self._landed
-
-    def _note(self, counts: Counts) -> None:
-        registry.finish(self._session, self._entry, counts)
 
     def _table(self, state: versions.State | None, plan: Plan) -> _Table:
         """The table to work on: that of the current version with all columns that it needs, or a new one."""
         if state and self._spec.style not in _ANEW:
             return _Table(state.current, self._names.version(state.current), False)
         number = (state.last if state else 0) + 1
-        relation = create_version(self._session, self._names, number, [*self._own_columns(), *plan.table], self._entry)
+        columns = [*own_columns(self._spec), *plan.table]
+        relation = create_version(self._session, self._names, number, columns, self._entry)
         if state is None and self._ctx.load.migrations:
             todo = pending_migrations(self._session, self._names, self._ctx.load.migrations)
             migrate_new(self._session, self._names, number, todo)
         return _Table(number, relation, True)
-
-    def _own_columns(self) -> list[TableColumn]:
-        found = [TableColumn("raw_id", "bigint")] if self._spec.raw else []
-        if self._spec.style is Style.HISTORY:
-            moment = "timestamp with time zone"
-            found += [TableColumn("valid_from", moment), TableColumn("valid_to", moment)]
-        if self._spec.style is Style.SNAPSHOT and self._spec.removal.mark:
-            found.append(TableColumn("removed_at", "timestamp with time zone"))
-        return found
 
     # Styles
 
@@ -231,7 +231,8 @@ class LoadRun:
             removed = delete_files(self._session, table.relation, earlier)
         rows = filler.fill(Destination(table.relation, table.anew, "row_id")).rows
         filler.misfits.refuse(rows)
-        compare_copy(self._ctx, self._session, table.relation, f"WHERE file_id = {self._entry}")
+        where = f"WHERE file_id = {self._entry}"
+        compare_copy(self._ctx, self._session, table.relation, where, quarantined=filler.misfits.count)
         if table.anew:
             add_primary_key(self._session, table.relation)
         return "loaded", self._counted(filler, Counts(rows=rows, added=rows, removed=removed)), ""
@@ -290,24 +291,17 @@ class LoadRun:
             if self._spec.key and self._spec.style is not Style.PARTITION:
                 where = "WHERE valid_to IS NULL" if self._spec.style is Style.HISTORY else ""
                 add_key(self._session, table.relation, self._spec.key, where)
-        self._make_typed(plan)
+        make_typed(self._session, plan.filled)
         rows = filler.fill(Destination(TYPED, True, "load ordinal")).rows
         rows -= self._drop_repeated(filler, TYPED, '"load ordinal"')
         filler.misfits.refuse(rows)
-        compare_copy(self._ctx, self._session, TYPED)
+        compare_copy(self._ctx, self._session, TYPED, quarantined=filler.misfits.count)
         columns = tuple(filled.name for filled in plan.filled)
         if unfilled := [name for name in self._spec.key if name not in columns]:
             raise TargetError(f"the file does not fill the key: {', '.join(unfilled)}")
-        fetched = self._whole().fetched.isoformat()
+        fetched = self._manifest().fetched.isoformat()
         merge = Merge(self._session, self._spec, table.relation, columns, self._spec.raw, self._entry, fetched)
         return "loaded", self._counted(filler, replace(merge.run(), rows=rows)), ""
-
-    def _make_typed(self, plan: Plan) -> None:
-        columns = [
-            f"{quote_identifier(f.name)} {f.column.type}{' NOT NULL' if f.column.not_null else ''}" for f in plan.filled
-        ]
-        own = ['"load ordinal" bigint GENERATED BY DEFAULT AS IDENTITY (CACHE 1000)', "raw_id bigint"]
-        self._session.execute(f'CREATE TEMPORARY TABLE "load typed" ({", ".join([*own, *columns])}) ON COMMIT DROP')
 
     def _drop_repeated(self, filler: Filler, relation: str, order: str) -> int:
         """Rows whose key comes again further on do not fit."""
@@ -326,20 +320,14 @@ class LoadRun:
     # The end
 
     def _finish(
-        self,
-        state: versions.State | None,
-        table: _Table,
-        plan: Plan,
-        action: Action,
-        counts: Counts,
-        digest: str,
+        self, state: versions.State | None, table: _Table, action: Action, counts: Counts, digest: str
     ) -> LoadResult:
         counts = replace(counts, table_version=table.number)
         last = max(table.number, state.last if state else 0)
         self._note(counts)
         if table.anew:
             settle(self._session, table.relation)
-        total = versions.rows_of(self._session, self._names, table.number) + self._grown(counts)
+        total = versions.rows_of(self._session, self._names, table.number) + grown(self._spec, counts)
         versions.record(self._session, self._names, table.number, total, digest, self._entry)
         versions.point(self._session, self._names, table.number, last, self._ctx.load.version)
         if state is None or table.anew or state.definition_version != self._ctx.load.version:
@@ -349,17 +337,9 @@ class LoadRun:
             views.grant(self._session, self._names, self._spec.target.grants)
         self._file.verify()
         if is_whole(self._spec):
-            compare_copy(self._ctx, self._session, table.relation)
-        self._refuse_changed()
-        columns = tuple((c.name, c.type) for c in columns_of(self._session, table.relation) if c.name not in OWN)
-        return _result(action, self._entry, counts, digest, columns)
-
-    def _grown(self, counts: Counts) -> int:
-        """How many rows more the table has."""
-        if self._spec.style is Style.HISTORY:
-            return counts.added + counts.changed
-        marked = self._spec.style is Style.SNAPSHOT and self._spec.removal.mark
-        return counts.added - (0 if marked else counts.removed)
+            compare_copy(self._ctx, self._session, table.relation, quarantined=counts.quarantined)
+        refuse_changed(self._ctx)
+        return result_of(action, self._entry, counts, given_columns(self._session, table.relation), digest)
 
     def _show(self, current: int) -> None:
         comments = {name: column.description for name, column in self._spec.columns.items() if column.description}
@@ -368,55 +348,6 @@ class LoadRun:
         numbers = versions.kept(self._session, self._names)
         views.show(self._session, self._names, numbers, current, comments)
 
-    def _refuse_changed(self) -> None:
-        now = self._ctx.current_version() if self._ctx.current_version else self._ctx.load.version
-        if now != self._ctx.load.version:
-            raise TargetError(
-                f"the definition of {self._ctx.load.id} was changed while it was loaded, so nothing was",
-                hint="load again, by the new definition",
-                transient=True,
-            )
-
     def _report(self, _: int) -> None:
         read, size = self._file.place, self._landed.file.size
         self._ctx.progress(Progress("load", self._ctx.load.id, self._landed.partition, 0, read, size))
-
-
-def already(session: Session, names: TableNames, entry: int) -> LoadResult:
-    """What an entry that is processed did."""
-    counts = registry.counts_of(session, entry)
-    relation = names.version(counts.table_version)
-    columns = tuple((c.name, c.type) for c in columns_of(session, relation) if c.name not in OWN)
-    session.rollback()
-    return _result("already", entry, counts, "", columns)
-
-
-def note_failure(session: Session, names: TableNames, entry: int, run: LoadRun | None, error: BaseException) -> None:
-    """Turn the entry `failed`, and put the first of what did not fit into the quarantine, for whoever looks."""
-    session.begin()
-    registry.fail(session, entry, str(error))
-    session.commit()
-    if run is None or run.misfits is None or not run.misfits.count:
-        return
-    session.begin()
-    try:
-        ensure_companions(session, names, None)
-        run.misfits.write(session, names, entry)
-        session.commit()
-    except SourceError:
-        session.rollback()
-
-
-def _result(action: Action, entry: int, counts: Counts, digest: str, columns: Sequence[tuple[str, str]]) -> LoadResult:
-    return LoadResult(
-        action=action,
-        rows=counts.rows,
-        quarantined=counts.quarantined,
-        added=counts.added,
-        changed=counts.changed,
-        removed=counts.removed,
-        table_version=counts.table_version,
-        digest=digest,
-        registry_id=entry,
-        columns=tuple(columns),
-    )

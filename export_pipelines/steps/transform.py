@@ -23,6 +23,7 @@ from export_pipelines.targets.tables import (
     copy_structure,
     ensure_schema,
     exists,
+    make_schema,
 )
 
 _NUMBER = "row_id"
@@ -133,6 +134,7 @@ def _transaction(ctx: TransformContext) -> Iterator[Session]:
     ) as session:
         if spec.materialize != "statements":
             schema.ensure(session)
+            make_schema(session, ctx.names)
         versions.lock(session, ctx.names)
         _apply_settings(ctx, session)
         yield session

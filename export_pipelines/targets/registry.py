@@ -140,15 +140,25 @@ def set_ignored(session: Session, entry: int, reason: str) -> None:
     )
 
 
-def newer_processed(session: Session, table: str, sequence: int) -> bool:
-    """Whether a file that landed later is in the table."""
+def newer_processed(session: Session, table: str, landed: LandedManifest, *, same_name: bool) -> bool:
+    """Whether a file that landed later is in the table, with `same_name` one of its name."""
     return bool(
         session.one(
             "SELECT EXISTS (SELECT FROM operations.datafile_registry "
-            "WHERE target_table = %s AND sequence > %s AND state = 'processed')",
-            (table, sequence),
+            "WHERE target_table = %s AND sequence > %s AND state = 'processed' AND (file_name = %s OR NOT %s))",
+            (table, landed.sequence, landed.name, same_name),
         )[0]
     )
+
+
+def not_loaded(session: Session, table: str, state: str) -> set[str]:
+    """The landed files that were never loaded and are `failed`, or `ignored`."""
+    found = session.execute(
+        "SELECT landing FROM operations.datafile_registry WHERE target_table = %s GROUP BY landing "
+        "HAVING bool_or(state = %s) AND NOT bool_or(state = 'processed')",
+        (table, state),
+    )
+    return {str(row[0]) for row in found}
 
 
 def earlier_entries(session: Session, table: str, landed: LandedManifest, *, same_name: bool) -> list[int]:

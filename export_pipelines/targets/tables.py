@@ -173,6 +173,19 @@ def _plain(session: Session, relation: str) -> str:
     return str(session.one(f"{sql} WHERE c.oid = to_regclass({quote_literal(relation)})")[0])
 
 
+def make_schema(session: Session, names: TableNames) -> None:
+    """The schema of a table, in a transaction of its own: others that need it too would wait for a load, and fail."""
+    there = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)"
+    if session.one(there, (names.schema,))[0]:
+        return
+    session.begin()
+    session.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    session.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"schema {names.schema}",))
+    if not session.one(there, (names.schema,))[0]:
+        session.execute(f"CREATE SCHEMA {quote_identifier(names.schema)}")
+    session.commit()
+
+
 def ensure_schema(session: Session, names: TableNames) -> None:
     """The schema of a table."""
     schema = quote_identifier(names.schema)

@@ -178,14 +178,16 @@ def test_scaffold_takes_a_file_by_http_and_a_table_of_a_database(cli: CommandLin
     query(database, "CREATE TABLE public.items (id bigint, price numeric(8,2), sold timestamptz)")
     query(database, "INSERT INTO public.items VALUES (7, 2.50, '2025-01-01T00:00Z')")
     with http_source_server() as server:
-        server.put("/rates.csv", "code,rate\nEUR,1.5\nSEK,0.1\n")
-        made = cli("scaffold", "bank/rates", "--from-url", f"{server.url}/rates.csv", "--key", "code")
+        server.put("/rates.csv", "Währung;rate\nEUR;1.5\nSEK;0.1\n".encode("cp1252"))
+        place = ("--from-url", f"{server.url}/rates.csv")
+        assert "encoding" in cli("scaffold", "bank/rates", *place).err
+        made = cli("scaffold", "bank/rates", *place, "--key", "wahrung", "--encoding", "cp1252")
         assert made.code == 0, made.err
         made = cli("scaffold", "shop/items", "--from-table", "public.items")
         assert made.code == 0, made.err
         done = cli("load", "run", "bank/rates", "shop/items")
     assert done.code == 0, done.err
-    assert query(database, "SELECT code, rate::text FROM bank.rates ORDER BY 1") == [("EUR", "1.5"), ("SEK", "0.1")]
+    assert query(database, "SELECT wahrung, rate::text FROM bank.rates ORDER BY 1") == [("EUR", "1.5"), ("SEK", "0.1")]
     assert query(database, "SELECT id, price::text FROM shop.items") == [(7, "2.50")]
     assert "numeric(8,2)" in (cli.root / "assets/shop/items/defs.yaml").read_text()
 

@@ -32,6 +32,9 @@ def test_the_demo_loads_transforms_and_copies_on_and_a_second_call_finds_nothing
         "datasets/flights": 336_776,
         "datasets/delays": 185,
     }
+    # The server of its tables does not run any more; it is started for this.
+    (seen,) = CommandLine(tmp_path / ".local" / "demo-load")("load", "status", "flights/airlines", "--json").json
+    assert (seen["loaded"], seen["waiting"], seen["rows"]) == (1, 0, 16)
     again = cli("demo", "--load", "--json")
     assert again.code == 0, again.err
     assert {each["loaded"] for each in again.json["tables"] if not each["table"].startswith("datasets/")} == {0}

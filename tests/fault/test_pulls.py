@@ -21,7 +21,7 @@ STYLES = {
 EDGES = [
     Edge("before", "sources.postgres:Session.copy_in"),
     Edge("after", "sources.postgres:Session.copy_in"),
-    Edge("before", "steps.land:store_content"),
+    Edge("before", "steps.land_storing:store_content"),
     Edge("before", "steps.chain:append"),
     Edge("after", "steps.chain:append"),
     Edge("before", "targets.registry:add"),

@@ -247,7 +247,7 @@ def restarts(project: Served, number: int, times: int) -> None:
             until(lambda warm=warm: all(gone(each) for each in warm), "its processes to end")
         # Nobody hangs here: who says nothing waits for the processor.
         project.start(silent=30)
-    until(lambda: all(project.state(each) in ENDED for each in requests), "all requests to end", 240)
+    until(lambda: all(project.state(each) in ENDED for each in requests), "all requests to end", 600)
     for n, request in enumerate(requests):
         answered_once(project, request, 1000 + n)
 

@@ -169,6 +169,21 @@ def test_the_rows_of_a_copy_are_compared_in_every_style(
             assert copy.rows() == content(shop.kit.url, "shop.orders")
 
 
+def test_of_a_copy_with_rows_in_quarantine_the_number_is_compared(
+    second_database: str, database: str, tmp_path: Path, shop: Reading
+) -> None:
+    run_sql(database, "CREATE TABLE twice AS SELECT n % 3 AS id FROM generate_series(1, 4) n")
+    more = {"style": "upsert", "key": ["id"], "quarantine": {"max_rows": 2}}
+    copy = Copy(second_database, tmp_path, shop, {"type": "table", "table": "shop/orders"}, **more)
+    ctx = LandContext(copy.load, copy.store, database=PostgresSource(database), relation="public.twice")
+    (landed,) = land(ctx).landed
+    wrong = landed.model_copy(update={"state": {**landed.state, "digest": "5 1"}})
+    with pytest.raises(IntegrityError, match="it has 3 rows, there were 5"):
+        copy.put(wrong)
+    done = copy.put(landed)
+    assert (done.rows, done.quarantined) == (3, 1)
+
+
 @pytest.fixture
 def over_http(shop: Reading, second_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
     """A copy from the service."""

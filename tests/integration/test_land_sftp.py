@@ -66,6 +66,25 @@ def test_a_server_that_answers_less_than_it_was_asked_for_loses_nothing(tmp_path
     assert landed(ctx) == {"a.csv": data}
 
 
+@pytest.mark.parametrize("step", ["login", "subsystem"])
+def test_a_server_that_does_not_answer_is_not_waited_for_without_end(
+    tmp_path: Path, server: SftpServer, step: str
+) -> None:
+    server.silent.add(step)
+    with pytest.raises(SourceError) as silent:
+        land(context(tmp_path, {**server.source, "connect_timeout": 1, "read_timeout": 1}))
+    assert silent.value.transient and "refuses" not in silent.value.message
+
+
+def test_a_file_that_ends_before_its_size_does_not_land(tmp_path: Path, server: SftpServer) -> None:
+    (server.root / "a.csv").write_bytes(os.urandom(300_000))
+    server.ends_at = 100_000
+    ctx = context(tmp_path, server.source)
+    with pytest.raises(SourceError, match="has 300000 bytes, and 131072 came") as cut:
+        land(ctx)
+    assert cut.value.transient and landed(ctx) == {}
+
+
 def test_a_key_and_known_hosts_are_another_way_to_log_in(tmp_path: Path, server: SftpServer) -> None:
     (server.root / "a.csv").write_bytes(b"id\n1\n")
     key = paramiko.ECDSAKey.generate()

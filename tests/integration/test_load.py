@@ -12,7 +12,7 @@ import pytest
 
 from export_pipelines.errors import IntegrityError, RequestError, TargetError
 from export_pipelines.steps.context import Progress
-from export_pipelines.steps.load import ignore, pending, table_versions
+from export_pipelines.steps.load import ignore, pending, table_versions, to_force, waiting_by_name
 from tests.support.loads import LoadKit
 
 FILE = "id,name\n1,Ann\n2,Bob\n"
@@ -82,6 +82,22 @@ def test_a_revised_file_adds_its_rows_or_replaces_those_of_its_name(kit: LoadKit
     kit.spec["revised"] = "replace"
     kit.load("id,name\n2,Bobby\n", "may.csv")
     assert kit.rows() == [(2, "Bobby"), (9, "Zoe")]
+
+
+def test_a_mended_file_comes_before_the_one_that_failed_which_then_waits_no_more(kit: LoadKit) -> None:
+    kit.spec["revised"] = "replace"
+    bad, other = kit.land("id,name\n1,Ann\nx,Bob\n", "may.csv"), kit.land("id,name\n9,Zoe\n", "june.csv")
+    with pytest.raises(TargetError, match="1 record of may"):
+        kit.load(bad)
+    mended = kit.land(FILE, "may.csv")
+    assert pending(kit.context) == [other, mended, bad]
+    assert waiting_by_name(kit.context, "may.csv") == [bad]
+    kit.load(mended)
+    kit.spec["quarantine"] = {"max_rows": 1}
+    assert kit.load(bad).action == "superseded"
+    assert kit.rows() == [(1, "Ann"), (2, "Bob")]
+    assert pending(kit.context) == [other] == waiting_by_name(kit.context, "june.csv")
+    assert to_force(kit.context) == [other, mended]
 
 
 def test_two_loaders_at_once_load_a_file_once(kit: LoadKit) -> None:

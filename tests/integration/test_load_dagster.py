@@ -103,6 +103,23 @@ def test_partitions_are_run_from_the_ui_with_force(folder: Folder, instance: dg.
     assert orders(database) == [(1, "Ann"), (2, "Bob"), (3, "Cid")]
 
 
+def test_a_mended_file_is_what_its_partition_tells_of_and_what_force_loads(
+    folder: Folder, instance: dg.DagsterInstance, database: str
+) -> None:
+    folder.write(
+        "assets/shop/orders/defs.yaml", ORDERS.replace("max_rows: 1}", "max_rows: 0}") + "  revised: replace\n"
+    )
+    drop(folder.root, "may.csv", "id,name\n1,Ann\nx,Bob\n")
+    assert not pull(folder, instance).success
+    drop(folder.root, "may.csv", "id,name\n1,Ann\n2,Bob\n")
+    mended = pull(folder, instance)
+    assert mended.success
+    assert [each.metadata["action"].value for each in told(instance, mended, "load")] == ["loaded"]
+    forced = pull(folder, instance, force=True, names=["may.csv"], land=False)
+    assert forced.success
+    assert orders(database) == [(1, "Ann"), (2, "Bob"), (3, "Cid")]
+
+
 def test_a_bad_file_fails_the_run_by_name_and_keeps_no_other_from_the_table(
     folder: Folder, instance: dg.DagsterInstance, database: str
 ) -> None:

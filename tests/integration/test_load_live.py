@@ -11,7 +11,7 @@ import pytest
 from export_pipelines.errors import SourceError
 from export_pipelines.specs.load import Style
 from export_pipelines.steps import load_live
-from export_pipelines.steps.land import check_landed
+from export_pipelines.steps.land import check_landed, land
 from export_pipelines.steps.load import pending
 from export_pipelines.steps.load_live import loads_live
 from export_pipelines.targets.names import TableNames
@@ -115,7 +115,7 @@ def test_a_pull_does_not_wait_for_ever_for_a_table_at_which_another_loader_is(
     kit: PullKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_live, "_PATIENCE_SECONDS", 2)
-    monkeypatch.setattr(load_live, "_PIECES", 1)
+    monkeypatch.setattr(load_live, "_WAITING_BYTES", 1)
     kit.add(ROWS + 1, 2 * ROWS)
     done = kit.pull()
     assert done.load is None and "took nothing for 2 seconds" in done.given_up
@@ -139,6 +139,40 @@ def test_nothing_is_loaded_before_what_waits_where_the_order_of_files_counts(kit
     for style in Style:
         more = {"key": ["id"]} if style in (Style.UPSERT, Style.SNAPSHOT, Style.HISTORY) else {}
         kit.spec = {**STYLES.get(style.value, {}), **more, "style": style.value}
-        assert loads_live(kit.loading) is (style in (Style.APPEND, Style.PARTITION))
+        assert loads_live(kit.loading) is (style is Style.APPEND)
     kit.spec = {"style": "append", "pull": {"mode": "full"}}
     assert not loads_live(kit.loading)
+
+
+def test_a_whole_that_landed_before_one_that_is_loaded_does_not_take_its_place(kit: PullKit) -> None:
+    kit.spec = STYLES["partition"]
+    older = land(kit.landing).landed[0]
+    kit.add(ROWS + 1, 2 * ROWS)
+    assert kit.pull().load is not None
+    assert (kit.load(older).action, kit.rows()) == ("superseded", 2 * ROWS)
+    assert pending(kit.loading) == []
+
+
+def test_a_target_of_a_newer_program_does_not_keep_rows_from_landing(kit: PullKit) -> None:
+    kit.pull()
+    kit.sql("UPDATE operations.loading_version SET version = 99")
+    assert not loads_live(kit.loading)
+
+
+def test_what_waits_for_the_target_is_bounded_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_live, "_PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(load_live, "_WAITING_BYTES", 10)
+    feed = load_live._Feed()
+    feed.put(bytes(20))
+    feed.check()
+    feed.put(b"x")
+    with pytest.raises(load_live._GivenUp):
+        feed.check()
+
+
+def test_pieces_that_are_larger_than_what_may_wait_are_loaded_one_by_one(
+    kit: PullKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_live, "_WAITING_BYTES", 1)
+    done = kit.pull()
+    assert done.load is not None and (done.load.rows, done.given_up) == (ROWS, "")

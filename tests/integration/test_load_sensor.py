@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from export_pipelines.components.pausing import set_pause
-from export_pipelines.specs.load import DaySpec
+from export_pipelines.specs.load_times import DaySpec
 from tests.support.dagster_project import Folder
 from tests.support.load_project import ORDERS, load_folder
 

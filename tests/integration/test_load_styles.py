@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from export_pipelines.errors import TargetError
+from export_pipelines.targets import versions
+from export_pipelines.targets.names import TableNames
 from tests.support.loads import LoadKit
 from tests.support.servers import TlsPostgres, run_sql
+from tests.support.threads import meanwhile, wait_until
 
 TYPED = {"id": {"type": "bigint"}, "name": {"type": "text"}}
 FIRST = "id,name\n1,Ann\n2,Bob\n3,Cid\n4,Dan\n"
@@ -224,3 +227,27 @@ def test_an_older_server_does_the_same_without_what_newer_ones_have(
     newest = (4, "Dora")
     assert newest in kit.rows()
     run_sql(tls_postgres.url(), f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_windows_by_day_are_replaced_by_the_days_of_their_zone(kit: LoadKit) -> None:
+    kit.spec = {
+        "source": {"type": "database", "connection": "erp"},
+        "partitions": {"every": "day", "start": "2025-01-01", "timezone": "Europe/Tallinn"},
+        "style": "partition",
+        "partition_by": "day(at)",
+        "columns": {"id": {"type": "bigint"}, "at": {"type": "timestamptz"}},
+    }
+    for again in range(2):
+        for day, first in [("2025-01-01", "2024-12-31 22:00Z"), ("2025-01-02", "2025-01-01 22:00Z")]:
+            rows = kit.sql(f"SELECT n, timestamptz '{first}' + n * interval '1 hour' FROM generate_series(0, 23) n")
+            kit.load("id,at\n" + "".join(f"{again}{n},{at.isoformat()}\n" for n, at in rows), f"{day}/sold.csv")
+        assert kit.sql("SELECT count(*), count(DISTINCT at) FROM shop.orders") == [(48, 48)]
+
+
+def test_a_load_does_not_keep_others_from_the_new_schema(kit: LoadKit) -> None:
+    with kit.context.target.session(read_only=False) as session:
+        versions.lock(session, TableNames.of(kit.definition.spec.target))
+        with meanwhile(lambda: kit.load(FIRST)) as load:
+            wait_until(lambda: kit.sql("SELECT to_regnamespace('shop') IS NOT NULL")[0][0])
+            session.commit()
+            assert load.result().rows == 4

@@ -10,7 +10,7 @@ import dagster as dg
 import httpx
 import pytest
 
-from export_pipelines.components import load_run
+from export_pipelines.components import load_telling
 from export_pipelines.local.postgres import Address
 from export_pipelines.local.project import write_dagster_yaml
 from export_pipelines.steps.land_upload import uploads_with_pieces
@@ -155,7 +155,7 @@ def test_an_upload_that_was_cut_goes_on_where_it_was(page: Served, ann: httpx.Cl
 def test_the_page_tells_how_much_of_the_file_a_load_has_read(
     page: Served, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load_run, "INTERVAL", 0.0)  # it is told at once
+    monkeypatch.setattr(load_telling, "INTERVAL", 0.0)  # it is told at once
     loaded(page, ann, "read", b"a\n1\n")
     url = sent(ann, "read", b"a,b\n1,2\n")
     assert load(ann, url).status_code == 303
@@ -211,6 +211,7 @@ def test_what_is_being_loaded_cannot_be_dropped_and_is_kept_for_another_try_for_
     assert upload in uploads_with_pieces(store)
     begun(ann, "another", 10)
     wait_until(lambda: upload not in uploads_with_pieces(store))
+    assert page.service.uploads.unneeded([], 7) == []
     assert "send it again" in ann.get(url).text
 
 
@@ -243,8 +244,9 @@ def test_who_is_not_named_may_not_and_sees_nothing(page: Served, ann: httpx.Clie
         (b"a,b\n\xff\xfe\x00,1\n", ""),
         (b"\x1f\x8b\x08broken", ""),
         (b'a,b\n"1,2\n', ""),
+        (b"\xef\xbb\xbfward;beds\nA;3\n", "between the names"),
     ],
-    ids=["twice", "columns", "encoding", "gzip", "quote"],
+    ids=["twice", "columns", "encoding", "gzip", "quote", "delimiter"],
 )
 def test_a_hostile_file_is_told_or_fails_its_load_and_changes_nothing(
     page: Served, ann: httpx.Client, data: bytes, said: str
@@ -268,4 +270,4 @@ def test_odd_headers_marks_line_ends_and_long_values_load(page: Served, ann: htt
     loaded(page, ann, "long", b"a,b\n1," + b"x" * 300_000 + b"\n")
     assert rows(page, "long", "a, length(b)") == [(1, 300_000)]
     loaded(page, ann, "odd", b"\xef\xbb\xbfrow_id,Caf\xc3\xa9,select,\r\n1,2,3,4\r\n5,6,7,8\r\n")
-    assert rows(page, "odd", 'c_row_id, caf, "select", column_4') == [(1, 2, 3, 4), (5, 6, 7, 8)]
+    assert rows(page, "odd", 'c_row_id, cafe, "select", column_4') == [(1, 2, 3, 4), (5, 6, 7, 8)]

@@ -8,12 +8,15 @@ import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from export_pipelines.catalog.pool import CatalogPool
+from export_pipelines.catalog.uploads import Uploads
 from export_pipelines.errors import RequestError
 from export_pipelines.local.postgres import Address
 from export_pipelines.local.project import write_dagster_yaml
@@ -186,6 +189,27 @@ def test_a_file_that_cannot_be_read_is_told_so_and_not_loaded(ann: httpx.Client,
     url = sent(ann, "hostile", data)
     said = problem(ann.get(f"{url}/columns"), 422)["detail"]
     assert problem(ann.post(f"{url}/loads", json={}), 422)["detail"] == said
+
+
+def test_an_upload_that_was_given_up_sends_nobody_to_a_place_where_it_goes_on(ann: httpx.Client) -> None:
+    url = ann.post("/uploads", json=announced("gone", b"a\n1\n")).headers["location"]
+    assert ann.delete(url).json()["state"] == "dropped"
+    said = problem(ann.put(url, params={"offset": 0}, content=b"a\n"), 422)
+    assert (said["detail"], said["hint"]) == ("this upload was given up", "begin it anew")
+
+
+def test_an_old_upload_that_somebody_goes_on_with_is_not_given_up(catalog_url: str) -> None:
+    pool = CatalogPool(catalog_url)
+    with closing(pool):
+        uploads, values = Uploads(pool), {**announced("old", DATA), "username": "ann"}
+        begun = uploads.begin(values, 20)
+        pool.rows("UPDATE upload SET updated_at = now() - interval '8 days' RETURNING id")
+        assert uploads.begin(values, 20).id == begun.id
+        uploads.forget(7)
+        assert uploads.begin(values, 20).id == begun.id
+        pool.rows("UPDATE upload SET updated_at = now() - interval '8 days' RETURNING id")
+        uploads.forget(7)
+        assert uploads.begin(values, 20).id != begun.id
 
 
 def test_a_piece_in_a_bucket_that_never_counted_is_replaced(bucket_url: str) -> None:

@@ -240,7 +240,11 @@ def test_workers_of_two_machines_share_the_work_and_one_does_what_the_other_had_
                 time.sleep(0.02)
             rows = [here.row(each.id) for each in asked]
             assert [(row.state, row.attempts) for row in rows] == [("succeeded", 1)] * 6
-            assert [len(here.runs_of(row.id)) for row in rows] == [1] * 6 and most == 2
+            assert most == 2
+            for row in rows:
+                run_ended(here, row.run_id, "SUCCESS")
+                # One that was not made within ten seconds is given up, and another one is made.
+                assert [here.run_status(each) for each in here.runs_of(row.id)].count("SUCCESS") == 1
             row = here.working(here.upto(400, "g/slow").id)
             gone, left = (here, there) if host_of(here, row.run_id) == "here" else (there, here)
             gone.vanish()

@@ -34,10 +34,15 @@ class SftpServer:
         """The next files that are read end the connection after so many bytes, one each."""
         self.more_names: list[str] = []
         """Listed as well, with the attributes of the folder's first file."""
+        self.silent: set[str] = set()
+        """Steps that are not answered until the server ends: `login`, `subsystem`."""
+        self.ended = threading.Event()
         self.follows_links = False
         """Whether listings tell of links what they lead to."""
         self.most_bytes = 1 << 20
         """Of one answer."""
+        self.ends_at: int | None = None
+        """Place from which on files are said to have ended, whatever their size."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._transports: list[paramiko.Transport] = []
@@ -68,6 +73,7 @@ class SftpServer:
             transport.close()
 
     def stop(self) -> None:
+        self.ended.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -87,7 +93,14 @@ class _Logins(paramiko.ServerInterface):
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         return self._answer(username == USER and key in self._server.allowed)
 
+    def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
+        if "subsystem" in self._server.silent:
+            self._server.ended.wait()
+        return super().check_channel_subsystem_request(channel, name)
+
     def _answer(self, right: bool) -> int:
+        if "login" in self._server.silent:
+            self._server.ended.wait()
         self._server.logins += right
         return paramiko.AUTH_SUCCESSFUL if right else paramiko.AUTH_FAILED
 
@@ -144,6 +157,8 @@ class _Open(paramiko.SFTPHandle):
             # Of the reads that are under way, one does it: the client may be there again.
             self._cut_after = None
             self._server.cut()
+        if self._server.ends_at is not None and offset >= self._server.ends_at:
+            return paramiko.SFTP_EOF
         return super().read(offset, min(length, self._server.most_bytes))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -104,6 +104,7 @@ def test_a_number_without_a_bound_is_held_by_the_digits_that_are_declared() -> N
 
 
 @given(st.lists(st.floats(), min_size=1, max_size=20))
+@example([1e10, 123456789012.5, 99999999999999.9])
 @settings(max_examples=100, deadline=None)
 def test_every_double_of_postgresql_comes_back_in_its_spelling(values: list[float]) -> None:
     assert column("double precision", *(spelt(repr(value), 15) for value in values))[2]

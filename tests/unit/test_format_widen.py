@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from export_pipelines.errors import FormatError
@@ -44,6 +44,7 @@ def told(value: Any, separators: Any) -> str:
 
 
 @given(objects=st.lists(OBJECTS, max_size=8), compact=st.booleans())
+@example(objects=[{"a": "é,"}], compact=True)
 @settings(max_examples=80, deadline=None)
 def test_each_value_goes_into_the_column_of_its_key(objects: list[Any], compact: bool) -> None:
     separators = (",", ":") if compact else (", ", ": ")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from export_pipelines.specs.load import LoadSpec
+from export_pipelines.specs.loader import load_tables
 
 PULL = {"type": "database", "connection": "erp", "table": "orders"}
 NEW = {**PULL, "mode": "changes"}
@@ -49,27 +51,74 @@ def test_a_window_cannot_take_the_place_of_the_table(style: str, more: dict[str,
         spec(PULL, style, **more, partitions=DAYS)
 
 
+@pytest.mark.parametrize("mode", [{"mode": "changes"}, {"mode": "incremental", "column": "id"}])
+def test_a_pull_of_new_rows_cannot_take_the_place_of_the_pull_before(mode: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="with `revised: replace` would take the place"):
+        spec({**PULL, **mode}, "append", revised="replace")
+    assert spec(PULL, "append", revised="replace") and spec({**PULL, **mode}, "upsert", **KEY, revised="replace")
+
+
+def told(root: Path, source: str, windows: str, period: str, select: str | None = None) -> list[tuple[str, str]]:
+    """Field and text of each error of a definition in a folder."""
+    folder = root / "assets/shop/orders"
+    folder.mkdir(parents=True)
+    (folder / "defs.yaml").write_text(
+        f"type: export_pipelines.LoadTable\nattributes:\n  source: {source}\n  partitions: {{{windows}}}\n"
+        f"  target: {{table: shop.orders}}\n  style: partition\n  partition_by: {period}(at)\n"
+    )
+    if select is not None:
+        (folder / "select.sql").write_text(select)
+    return [(error.field, error.message) for error in load_tables(root, None).errors]
+
+
+SELECT = "SELECT * FROM orders WHERE at >= %(window_start)s AND at < %(window_end)s"
+DATABASE = "{type: database, connection: erp}"
+
+
 @pytest.mark.parametrize(
-    ("cadence", "period", "fits"),
+    ("windows", "period", "cut"),
     [
-        ({"every": "day"}, "day", True),
-        ({"every": "day"}, "month", False),
-        ({"every": "hour"}, "day", False),
-        ({"every": "month"}, "month", True),
-        ({"every": "month"}, "year", False),
-        ({"every_hours": 24}, "day", True),
-        ({"every_hours": 6}, "day", False),
-        ({"every_days": 7}, "month", False),
-        ({"cron": "0 0 1 * *"}, "month", True),
+        ("every: day, start: 2025-01-01", "day", ""),
+        ("every: day, start: 2025-01-01", "month", "2025-01-02"),
+        ("every: hour, start: 2025-01-01", "day", "2025-01-01-01:00"),
+        ("every: month, start: 2025-01-01", "month", ""),
+        ("every: month, start: 2025-01-01", "year", "2025-02-01"),
+        ("every_hours: 24, start: 2025-01-01", "day", ""),
+        ("every_hours: 6, start: 2025-01-01", "day", "2025-01-01-06:00"),
+        ("every_days: 7, start: 2025-01-01", "month", "2025-01-08"),
+        ("cron: 0 0 1 * *, start: 2025-01-01", "month", ""),
+        ("every: month, start: 2025-01-15", "month", "2025-01-15"),
+        ("every_days: 40, start: 2025-01-01", "month", "2025-02-10"),
+        ("every_days: 366, start: 2024-01-01", "year", "2026-01-02"),
+        ("every: day, start: '2025-01-01T06:00'", "day", "2025-01-01"),
+        ("cron: 0 6 * * *, start: 2025-01-01", "day", "2025-01-01-06:00"),
+        ("every: month, start: 2025-01-01, timezone: Europe/Tallinn", "month", ""),
+        ("every: week, start: 2025-01-01", "day", ""),
+        # Clocks go on at midnight there: the day begins at one.
+        ("every: day, start: 2024-04-25, timezone: Africa/Cairo", "day", ""),
     ],
 )
-def test_a_window_cannot_take_the_place_of_a_longer_period(cadence: dict[str, Any], period: str, fits: bool) -> None:
-    def made() -> LoadSpec:
-        windows = {**cadence, "start": "2025-01-01"}
-        return spec(PULL, "partition", partition_by=f"{period}(at)", partitions=windows)
+def test_windows_cut_no_period_that_each_of_them_replaces(tmp_path: Path, windows: str, period: str, cut: str) -> None:
+    message = f"window {cut} begins within a {period}, whose rows it would take the place of"
+    assert told(tmp_path, DATABASE, windows, period, SELECT) == ([("partition_by", message)] if cut else [])
 
-    if fits:
-        assert made()
-    else:
-        with pytest.raises(ValidationError, match="is more than a window"):
-            made()
+
+@pytest.mark.parametrize(
+    ("source", "select", "fit"),
+    [
+        ("{type: database, connection: erp, table: orders}", None, False),
+        (DATABASE, "SELECT * FROM orders", False),
+        (DATABASE, SELECT, True),
+        ("{type: rest, url: 'https://api.example.org/orders'}", None, False),
+        ("{type: rest, url: 'https://api.example.org/orders?from={window_start}'}", None, True),
+        ("{type: rest, url: 'https://api.example.org', params: {to: '{window_end}'}}", None, True),
+        ("{type: rest, url: {env: ORDERS_URL}}", None, True),
+    ],
+)
+def test_windows_of_a_source_that_does_not_use_them_are_refused(
+    tmp_path: Path, source: str, select: str | None, fit: bool
+) -> None:
+    message = "each window would give the same rows, since nothing says which"
+    assert told(tmp_path, source, "every: day, start: 2025-01-01", "day", select) == (
+        [] if fit else [("partitions", message)]
+    )

@@ -14,6 +14,7 @@ from export_pipelines.formats.parsing.base import Batch as Batch  # part of what
 from export_pipelines.formats.parsing.base import Batches, Open
 from export_pipelines.formats.parsing.base import NotPlain as NotPlain  # part of what this offers
 from export_pipelines.formats.parsing.base import Parsed as Parsed  # part of what this offers
+from export_pipelines.formats.parsing.base import other_delimiter as other_delimiter  # part of what this offers
 from export_pipelines.formats.parsing.unpacking import Member, bare_name, members
 from export_pipelines.specs.load import FileSpec
 

@@ -101,6 +101,13 @@ def checked_columns(names: Sequence[str | None], limit: int) -> tuple[str, ...]:
     return tuple(found)
 
 
+def other_delimiter(columns: Sequence[str]) -> str | None:
+    """The sign that cuts a header, read with commas, into more columns: then it is the file's delimiter, as a rule."""
+    header = ",".join(columns)
+    found = max(";\t|", key=header.count)
+    return found if header.count(found) >= len(columns) else None
+
+
 def too_many_columns(limit: int) -> RequestError:
     return RequestError(f"the file has more than {limit} columns", hint="set `max_columns`, if that is right")
 

@@ -85,7 +85,10 @@ def _first(scanner: Scanner, name: str) -> Record | None:
     """The first record that is not an empty line."""
     while (found := scanner.next()) is not None:
         if isinstance(found, BadRecord):
-            raise IntegrityError(f"{name}: the first record, at line {found.line}, is no CSV: {found.reason}")
+            hint = "write its encoding: `file: {encoding: cp1252}`, say" if found.reason.endswith("not UTF-8") else ""
+            raise IntegrityError(
+                f"{name}: the first record, at line {found.line}, is no CSV: {found.reason}", hint=hint
+            )
         if found.data:
             return found
     return None
