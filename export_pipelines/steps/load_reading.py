@@ -7,12 +7,13 @@ import hmac
 import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from export_pipelines.errors import IntegrityError, TargetError
 from export_pipelines.formats.parsing import BadRecord, Batch, NotPlain, parse
 from export_pipelines.formats.parsing.base import Parsed
+from export_pipelines.formats.parsing.unpacking import members
 from export_pipelines.specs.load import LoadSpec
 from export_pipelines.steps.load_context import LoadContext
 
@@ -23,6 +24,8 @@ RECORDS = "FORMAT csv, NULL '', ENCODING 'UTF8'"
 """Options of COPY for the records of a parser."""
 
 _END_OF_DATA = b"\\."
+_OWN = ("database", "table", "table_api")
+"""Sources whose rows we write as CSV."""
 
 
 @dataclass
@@ -47,7 +50,12 @@ class LandedFile:
             IntegrityError, RequestError: the file is damaged or not what the definition says.
         """
         pages = "pages" in self.landed.state
-        return parse(self.spec.file, self.wanted, self._open, self.landed.name, pages=pages)
+        parsed = parse(self.spec.file, self.wanted, self._open, self.landed.name, pages=pages)
+        if not parsed.passthrough or self.landed.source not in _OWN:
+            return parsed
+        # COPY or we ourselves wrote it, so that there is nothing to be looked for in it.
+        (member,) = members(self.spec.file, self._open, self.landed.name)
+        return replace(parsed, raw=member.open)
 
     def _open(self) -> BinaryIO:
         stream = self.ctx.store.open(self.landed.file.key)
