@@ -119,6 +119,8 @@ class LoadRun:
                 done = self._attempt(f"load of {landed.name}", partial(self._load, landed))
                 if not done and self.load.spec.style in _IN_ORDER:
                     break
+            if self.load.spec.target.published:
+                self._attempt("the index of pages", self._index_pages)
         if self.failed:
             raise self._ending()
 
@@ -205,6 +207,11 @@ class LoadRun:
         if self.force and self.load.spec.style in WHOLE:
             return found[-1:]
         return found
+
+    def _index_pages(self) -> None:
+        from export_pipelines.steps.load import index_published
+
+        index_published(self._load_context)
 
     def _load(self, landed: LandedManifest) -> None:
         from export_pipelines.steps.load import load_file

@@ -136,7 +136,7 @@ class TargetSpec(SpecModel):
     table: str
     """`schema.name`, lower-case letters, digits and `_`."""
     published: bool = False
-    """Whether the read API serves it."""
+    """Whether the read API serves it. Then it has an index of `row_id`, which the next run makes if it is lacking."""
     grants: tuple[str, ...] = ()
     """Roles that may read it."""
     keep_versions: int = Field(default=3, ge=1)

@@ -21,7 +21,7 @@ from export_pipelines.steps.load_run import LoadRun
 from export_pipelines.steps.transform import TransformContext
 from export_pipelines.targets import registry, schema, versions, views
 from export_pipelines.targets.names import TableNames
-from export_pipelines.targets.tables import make_schema
+from export_pipelines.targets.tables import index_pages, make_schema
 
 if TYPE_CHECKING:
     from export_pipelines.manifest import LandedManifest
@@ -145,6 +145,25 @@ def table_versions(ctx: Versioned) -> list[TableVersion]:
         session.begin()
         found = session.execute(_VERSIONS, (names.table,))
     return [TableVersion(row[0], names.version(row[0]), *row[1:]) for row in found]
+
+
+def index_published(ctx: LoadContext) -> None:
+    """Make the index by which pages are read, of each kept version of a published table that was not published when it
+    was loaded. Nothing if somebody is at it.
+
+    Crash: what is left is no index, and is made anew.
+    """
+    if not ctx.load.spec.target.published:
+        return
+    names = TableNames.of(ctx.load.spec.target)
+    with _session(ctx) as session:
+        if not session.one("SELECT pg_try_advisory_lock(%s)", (names.index_lock,))[0]:
+            return
+        try:
+            for number in versions.kept(session, names):
+                index_pages(session, names, number)
+        finally:
+            session.execute("SELECT pg_advisory_unlock(%s)", (names.index_lock,))
 
 
 def rollback(ctx: Versioned, version: int) -> TableVersion:

@@ -233,8 +233,7 @@ class LoadRun:
         filler.misfits.refuse(rows)
         where = f"WHERE file_id = {self._entry}"
         compare_copy(self._ctx, self._session, table.relation, where, quarantined=filler.misfits.count)
-        if table.anew:
-            add_primary_key(self._session, table.relation)
+        self._index_pages(table)
         return "loaded", self._counted(filler, Counts(rows=rows, added=rows, removed=removed)), ""
 
     def _build(
@@ -279,18 +278,22 @@ class LoadRun:
         self._session.execute(f"DROP TABLE {table.relation}")
         table.number, table.relation, table.anew = state.current, self._names.version(state.current), False
 
+    def _index_pages(self, table: _Table) -> None:
+        """Who publishes a table later has it indexed by the next run."""
+        if table.anew and self._spec.target.published:
+            add_primary_key(self._session, table.relation)
+
     def _index(self, table: _Table, state: versions.State | None) -> None:
-        add_primary_key(self._session, table.relation)
+        self._index_pages(table)
         if state:
             own = [["row_id"], ["file_id"], list(self._spec.key)]
             copy_structure(self._session, self._names.version(state.current), table.relation, own)
 
     def _merge(self, table: _Table, plan: Plan, filler: Filler) -> tuple[Action, Counts, str]:
-        if table.anew:
-            add_primary_key(self._session, table.relation)
-            if self._spec.key and self._spec.style is not Style.PARTITION:
-                where = "WHERE valid_to IS NULL" if self._spec.style is Style.HISTORY else ""
-                add_key(self._session, table.relation, self._spec.key, where)
+        self._index_pages(table)
+        if table.anew and self._spec.key and self._spec.style is not Style.PARTITION:
+            where = "WHERE valid_to IS NULL" if self._spec.style is Style.HISTORY else ""
+            add_key(self._session, table.relation, self._spec.key, where)
         make_typed(self._session, plan.filled)
         rows = filler.fill(Destination(TYPED, True, "load ordinal")).rows
         rows -= self._drop_repeated(filler, TYPED, '"load ordinal"')

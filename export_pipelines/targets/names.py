@@ -53,5 +53,13 @@ class TableNames:
     @property
     def lock(self) -> int:
         """Key of the advisory lock which every change of the table holds."""
-        digest = hashlib.sha256(f"export_pipelines load {self.table}".encode()).digest()
+        return self._key("load")
+
+    @property
+    def index_lock(self) -> int:
+        """Key of the advisory lock of who makes indexes of it: a load that waited for it would be waited for."""
+        return self._key("index")
+
+    def _key(self, what: str) -> int:
+        digest = hashlib.sha256(f"export_pipelines {what} {self.table}".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)

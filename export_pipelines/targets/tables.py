@@ -10,7 +10,7 @@ from typing import TypeVar
 from export_pipelines.errors import SourceError, TargetError
 from export_pipelines.sources.postgres import Session
 from export_pipelines.sql import quote_identifier, quote_literal
-from export_pipelines.targets.names import TableNames
+from export_pipelines.targets.names import TableNames, qualified
 
 T = TypeVar("T")
 
@@ -38,6 +38,12 @@ SELECT pg_get_indexdef(i.indexrelid), i.indisunique, array(SELECT attname::text 
     WHERE attrelid = i.indrelid AND attnum = ANY(i.indkey)) FROM pg_index i
 WHERE i.indrelid = to_regclass(%s) AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)
 ORDER BY i.indexrelid
+"""
+
+
+_HAS_PAGES = """
+SELECT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+WHERE i.indrelid = to_regclass(%s) AND i.indisvalid AND a.attname = 'row_id')
 """
 
 
@@ -107,6 +113,21 @@ def create_version(session: Session, names: TableNames, number: int, columns: Se
 def add_primary_key(session: Session, relation: str) -> None:
     """The index by which pages are read."""
     session.execute(f"ALTER TABLE {relation} ADD PRIMARY KEY (row_id)")
+
+
+def index_pages(session: Session, names: TableNames, number: int) -> None:
+    """Make the index by which pages are read of a table that has none, outside of any transaction: neither readers nor
+    loaders wait for it. It waits for loads that are at work.
+
+    Crash: what is left is no index, and is made anew.
+    """
+    relation = names.version(number)
+    if session.one(_HAS_PAGES, (relation,))[0]:
+        return
+    index = f"{names.version_name(number)}_row_id"
+    # Who was killed leaves one that is not valid.
+    session.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {qualified(names.schema, index)}")
+    session.execute(f"CREATE UNIQUE INDEX CONCURRENTLY {quote_identifier(index)} ON {relation} (row_id)")
 
 
 def add_key(session: Session, relation: str, key: Sequence[str], where: str = "") -> bool:

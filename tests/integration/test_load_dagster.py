@@ -89,6 +89,17 @@ def test_a_changed_file_is_a_new_landing_of_its_partition(
     assert len(orders(database)) == 5
 
 
+def test_a_table_that_is_published_later_is_indexed_by_the_next_run_if_there_is_nothing_new(
+    folder: Folder, instance: dg.DagsterInstance, database: str
+) -> None:
+    indexes = "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE 'CREATE UNIQUE INDEX % (row_id)'"
+    pull(folder, instance)
+    assert query(database, indexes) == [(0,)]
+    folder.write("assets/shop/orders/defs.yaml", ORDERS.replace("shop.orders}", "shop.orders, published: true}"))
+    assert pull(folder, instance).success
+    assert query(database, indexes) == [(1,)]
+
+
 def test_partitions_are_run_from_the_ui_with_force(folder: Folder, instance: dg.DagsterInstance, database: str) -> None:
     pull(folder, instance)
     assets = folder.load().definitions()

@@ -87,6 +87,7 @@ def test_a_reader_whose_snapshot_is_older_than_a_swap_sees_the_rows_of_its_time(
 
 
 def test_pages_by_row_id_through_the_view_use_the_index_of_the_current_version(kit: LoadKit) -> None:
+    kit.spec = {**kit.spec, "target": {"table": "shop.orders", "published": True}}
     for number in range(3):
         kit.load(numbered(5000, f"n{number}"))
     plan = kit.sql("EXPLAIN SELECT * FROM shop.orders WHERE row_id > 2500 ORDER BY row_id LIMIT 100")
