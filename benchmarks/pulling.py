@@ -133,7 +133,7 @@ def main() -> None:
     begun = time.perf_counter()
     landing, loading = LandContext(definition, store), LoadContext(definition, PostgresSource(job["source"]), store)
     if job["kind"] == "pull":
-        assert loads_live(loading)
+        assert loads_live(loading, [])
         result = pull_and_load(landing, loading).load
         assert result is not None
     else:

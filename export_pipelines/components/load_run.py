@@ -33,6 +33,7 @@ from export_pipelines.windows import Window
 
 if TYPE_CHECKING:
     from export_pipelines.steps.land_context import LandContext, LandResult
+    from export_pipelines.steps.land_storing import Chain
     from export_pipelines.steps.load import LoadContext
     from export_pipelines.steps.load_context import LoadResult
 
@@ -137,7 +138,7 @@ class LoadRun:
         spec = self.load.spec.partitions
         if keys is not None:
             return [windows.window_of(spec, key) for key in keys]
-        have = set() if self.force else {each.partition for each in self._all_landed()}
+        have = set() if self.force else {each.partition for each in self._chain.entries}
         return [each for each in windows.closed_windows(spec, datetime.now(UTC)) if each.partition not in have]
 
     def _names(self, keys: Sequence[str] | None) -> tuple[str, ...]:
@@ -146,7 +147,7 @@ class LoadRun:
 
         if keys is None or not self.load.spec.by_file:
             return ()
-        known = {naming.safe(name): name for name in [each.name for each in self._all_landed()]}
+        known = {naming.safe(name): name for name in [each.name for each in self._chain.entries]}
         if set(keys) - known.keys():
             known |= {naming.safe(name): name for name in list_files(self._land_context)}
         if unknown := sorted(set(keys) - known.keys()):
@@ -155,7 +156,7 @@ class LoadRun:
 
     def _land_one(self, window: Window | None = None, names: tuple[str, ...] = (), *, load: bool = False) -> None:
         """Land, and with `load` load meanwhile what can be; the rest is loaded when all has landed."""
-        before = max((each.sequence for each in self._all_landed()), default=0)
+        before = len(self._chain.entries)
         started = time.monotonic()
         try:
             result, loaded = self._pull(replace(self._land_context, window=window, names=names), load=load)
@@ -165,7 +166,7 @@ class LoadRun:
                 self.context.log.info(f"{name} landed before, and the source has it no more")
         finally:
             # Also what landed before an error.
-            new = [each for each in self._all_landed() if each.sequence > before and each.run_id == self.run_id]
+            new = [each for each in self._chain.entries[before:] if each.run_id == self.run_id]
             for each in new:
                 self._tell_landed(each, time.monotonic() - started)
         if new and loaded:
@@ -179,9 +180,9 @@ class LoadRun:
         from export_pipelines.steps.land import land
         from export_pipelines.steps.load_live import loads_live, pull_and_load
 
-        if not load or self.force or not loads_live(self._load_context):
-            return land(ctx, force=self.force), None
-        done = pull_and_load(ctx, self._load_context)
+        if not load or self.force or not loads_live(self._load_context, self._chain.entries):
+            return land(ctx, force=self.force, chain=self._chain), None
+        done = pull_and_load(ctx, self._load_context, self._chain)
         if done.given_up:
             self.context.log.info(f"it was not loaded while it landed, and is loaded now: {done.given_up}")
         return done.landing, done.load
@@ -197,9 +198,9 @@ class LoadRun:
         from export_pipelines.steps.load import pending, to_force
 
         if self.force:
-            found = to_force(self._load_context) if keys is None else self._all_landed()
+            found = to_force(self._load_context, self._chain.entries) if keys is None else self._chain.entries
         else:
-            found = pending(self._load_context)
+            found = pending(self._load_context, self._chain.entries)
         if keys is not None:
             found = [each for each in found if self._partition(each) in keys]
         if self.force and self.load.spec.revises:
@@ -289,10 +290,12 @@ class LoadRun:
             progress=self._teller.reporter(LAND),
         )
 
-    def _all_landed(self) -> list[LandedManifest]:
-        from export_pipelines.steps.load import landed_files
+    @cached_property
+    def _chain(self) -> Chain:
+        """What has landed, by others until this run looked and by it."""
+        from export_pipelines.steps.land_storing import Chain
 
-        return list(landed_files(self._load_context))
+        return Chain.read(self.store, self.load.id)
 
     def _attempt(self, what: str, action: Callable[[], None]) -> bool:
         """Do something; note its error. A terminated run goes through."""

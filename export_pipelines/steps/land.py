@@ -48,9 +48,10 @@ from export_pipelines.stores.base import Store
 __all__ = ["LandContext", "LandResult", "check_landed", "land", "landed_files", "list_files", "pull_name"]
 
 
-def land(ctx: LandContext, *, force: bool = False) -> LandResult:
+def land(ctx: LandContext, *, force: bool = False, chain: Chain | None = None) -> LandResult:
     """Copy what is new at the source. The same name with the same content is landed once; with other content it is a
     new landing: A → B → A is three. With `force`, content is fetched even where the source says that it did not change.
+    `chain` is what landed before, if it was read already; what lands is added to it.
 
     Crash: each file is there with its manifest, or it is not there for anybody; a file that was stored without its
     manifest is adopted by the next landing instead of being stored twice.
@@ -60,7 +61,7 @@ def land(ctx: LandContext, *, force: bool = False) -> LandResult:
         StoreError: the landing store failed.
         RequestError: what the definition asks for cannot be done.
     """
-    chain = Chain.read(ctx.store, ctx.load.id)
+    chain = chain or Chain.read(ctx.store, ctx.load.id)
     source = ctx.load.spec.source
     if isinstance(source, TableApiSource):
         api = TableApi(source)

@@ -115,10 +115,10 @@ def waiting_by_name(ctx: LoadContext, name: str) -> list[LandedManifest]:
     return [each for each in found if registry.landing_id(each) in failed] or found
 
 
-def to_force(ctx: LoadContext) -> list[LandedManifest]:
+def to_force(ctx: LoadContext, landed: Iterable[LandedManifest]) -> list[LandedManifest]:
     """What `force` loads anew when nothing is named: all landed files but those that are ignored."""
     ignored = _not_loaded(ctx, "ignored")
-    return [each for each in landed_files(ctx) if registry.landing_id(each) not in ignored]
+    return [each for each in landed if registry.landing_id(each) not in ignored]
 
 
 def _not_loaded(ctx: LoadContext, state: str) -> set[str]:

@@ -8,7 +8,7 @@ the landed file is loaded as any other, which then tells what is wrong.
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,7 +23,8 @@ from export_pipelines.specs.load_sources import DatabaseSource
 from export_pipelines.steps.context import silent
 from export_pipelines.steps.land import land, pull_name
 from export_pipelines.steps.land_context import LandContext, LandResult
-from export_pipelines.steps.load import landed_files, pending
+from export_pipelines.steps.land_storing import Chain
+from export_pipelines.steps.load import pending
 from export_pipelines.steps.load_context import LoadContext, LoadResult
 from export_pipelines.steps.load_reading import LandedFile, ReadStream
 from export_pipelines.steps.load_run import LoadRun
@@ -56,8 +57,8 @@ class PulledAndLoaded:
     """Why it was not loaded meanwhile, if that was tried."""
 
 
-def loads_live(ctx: LoadContext) -> bool:
-    """Whether rows may be loaded while they land.
+def loads_live(ctx: LoadContext, landed: Sequence[LandedManifest]) -> bool:
+    """Whether rows may be loaded while they land. `landed` is all that has landed.
 
     Not where a pull of all rows may turn out to be nothing new after they were added to a table that is in use: what is
     rolled back there has to be vacuumed. Nor before what waits, where the order of files counts.
@@ -66,16 +67,17 @@ def loads_live(ctx: LoadContext) -> bool:
     if not isinstance(source, DatabaseSource):
         return False
     if style is Style.APPEND:
-        return source.mode != "full" or not landed_files(ctx)
+        return source.mode != "full" or not landed
     try:
-        return not pending(ctx)
+        return not pending(ctx, landed)
     except (SourceError, TargetError):
         # Landing does without the target.
         return False
 
 
-def pull_and_load(landing: LandContext, loading: LoadContext) -> PulledAndLoaded:
+def pull_and_load(landing: LandContext, loading: LoadContext, chain: Chain | None = None) -> PulledAndLoaded:
     """Land the rows of a `database` source, and load them meanwhile. Small pulls, of less than a mebibyte, only land.
+    `chain` as of `land`.
 
     The snapshot of the source is held until the target has taken the rows. If it takes none for a minute, the load is
     given up and the landing goes on.
@@ -89,7 +91,7 @@ def pull_and_load(landing: LandContext, loading: LoadContext) -> PulledAndLoaded
         What `land` raises. Errors of the load are told in the result.
     """
     with _Beside(loading, _expected(landing)) as beside:
-        result = land(replace(landing, beside=beside.take))
+        result = land(replace(landing, beside=beside.take), chain=chain)
         done = beside.finish(result.landed[0]) if result.landed else None
     return PulledAndLoaded(result, done, beside.given_up)
 

@@ -12,7 +12,7 @@ import pytest
 
 from export_pipelines.errors import IntegrityError, RequestError, TargetError
 from export_pipelines.steps.context import Progress
-from export_pipelines.steps.load import ignore, pending, table_versions, to_force, waiting_by_name
+from export_pipelines.steps.load import ignore, landed_files, pending, table_versions, to_force, waiting_by_name
 from tests.support.loads import LoadKit
 
 FILE = "id,name\n1,Ann\n2,Bob\n"
@@ -97,7 +97,7 @@ def test_a_mended_file_comes_before_the_one_that_failed_which_then_waits_no_more
     assert kit.load(bad).action == "superseded"
     assert kit.rows() == [(1, "Ann"), (2, "Bob")]
     assert pending(kit.context) == [other] == waiting_by_name(kit.context, "june.csv")
-    assert to_force(kit.context) == [other, mended]
+    assert to_force(kit.context, landed_files(kit.context)) == [other, mended]
 
 
 def test_two_loaders_at_once_load_a_file_once(kit: LoadKit) -> None:

@@ -50,7 +50,7 @@ def test_what_is_pulled_is_loaded_meanwhile_in_every_style_and_only_once(style: 
     assert pending(kit.loading) == [] and check_landed(kit.store, [landed]) == []
     assert kit.load(landed).action == "already"
     kit.add(ROWS + 1, 2 * ROWS)
-    assert loads_live(kit.loading)
+    assert loads_live(kit.loading, kit.landed())
     again = kit.pull()
     assert again.load is not None and again.load.quarantined == 0
     assert kit.rows() == 2 * ROWS
@@ -96,7 +96,7 @@ def test_a_target_that_is_cut_off_or_away_does_not_keep_rows_from_landing(kit: P
     assert kit.load(landed).rows == ROWS == kit.rows()
     kit.add(ROWS + 1, 2 * ROWS)
     kit.target = "postgresql://nobody@127.0.0.1:1/nothing"
-    assert not loads_live(kit.loading)
+    assert not loads_live(kit.loading, kit.landed())
     assert kit.pull().load is None and len(kit.landed()) == 2
 
 
@@ -139,9 +139,9 @@ def test_nothing_is_loaded_before_what_waits_where_the_order_of_files_counts(kit
     for style in Style:
         more = {"key": ["id"]} if style in (Style.UPSERT, Style.SNAPSHOT, Style.HISTORY) else {}
         kit.spec = {**STYLES.get(style.value, {}), **more, "style": style.value}
-        assert loads_live(kit.loading) is (style is Style.APPEND)
+        assert loads_live(kit.loading, kit.landed()) is (style is Style.APPEND)
     kit.spec = {"style": "append", "pull": {"mode": "full"}}
-    assert not loads_live(kit.loading)
+    assert not loads_live(kit.loading, kit.landed())
 
 
 def test_a_whole_that_landed_before_one_that_is_loaded_does_not_take_its_place(kit: PullKit) -> None:
@@ -156,7 +156,7 @@ def test_a_whole_that_landed_before_one_that_is_loaded_does_not_take_its_place(k
 def test_a_target_of_a_newer_program_does_not_keep_rows_from_landing(kit: PullKit) -> None:
     kit.pull()
     kit.sql("UPDATE operations.loading_version SET version = 99")
-    assert not loads_live(kit.loading)
+    assert not loads_live(kit.loading, kit.landed())
 
 
 def test_what_waits_for_the_target_is_bounded_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from export_pipelines.stores.filesystem import FilesystemStore
 from tests.support.dagster_project import Folder, new_project, query
 from tests.support.http_source import Answer, Asked, HttpSourceServer, http_source_server
 from tests.support.load_project import RESOURCES, variables
@@ -69,6 +70,24 @@ def run(folder: Folder, instance: dg.DagsterInstance, table: str, day: str) -> b
     job = folder.load().definitions().resolve_implicit_global_asset_job_def()
     keys = [dg.AssetKey(["shop", f"{table}_{step}"]) for step in ("land", "load")]
     return job.execute_in_process(instance=instance, partition_key=day, asset_selection=keys).success
+
+
+def test_a_run_over_many_windows_reads_their_manifests_once(
+    folder: Folder, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    get = FilesystemStore.get
+    monkeypatch.setattr(FilesystemStore, "get", lambda store, key: (read.append(key), get(store, key))[1])
+    query(database, "CREATE TABLE sold AS SELECT n AS id, timestamptz '2025-01-01' + n * interval '1 day' AS sold "
+          "FROM generate_series(0, 2) n")  # fmt: skip
+    job = folder.load().definitions().resolve_job_def("shop__sales_load")
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert job.execute_in_process(instance=instance).success
+        assert query(database, "SELECT count(*) FROM shop.sales") == [(3,)]
+        read.clear()
+        assert job.execute_in_process(instance=instance).success
+    manifests = [key for key in read if "/manifests/" in key]
+    assert len(manifests) == len(set(manifests)) == 3
 
 
 def test_each_window_is_pulled_by_itself_and_again_when_it_has_changed(
