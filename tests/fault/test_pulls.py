@@ -44,7 +44,10 @@ def killed_at(edge: Edge, kit: PullKit) -> int | None:
     return process.exitcode
 
 
-@pytest.mark.parametrize("style", STYLES)
+SOME = [style if style == "append" else pytest.param(style, marks=pytest.mark.slow) for style in STYLES]
+
+
+@pytest.mark.parametrize("style", SOME)
 @pytest.mark.parametrize("edge", EDGES, ids=str)
 def test_a_pull_that_is_killed_is_loaded_only_if_it_landed_and_once(
     style: str, edge: Edge, tmp_path: Path, database: str, second_database: str

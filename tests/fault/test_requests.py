@@ -28,6 +28,8 @@ from tests.support.servers import new_database, run_sql
 
 SERVICE = "concurrency: 3, retries: 2, retry_delay_seconds: 0.2"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def proxied(
@@ -252,7 +254,6 @@ def restarts(project: Served, number: int, times: int) -> None:
         answered_once(project, request, 1000 + n)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_of_a_hundred_requests_none_is_lost_or_doubled_when_the_worker_is_restarted(project: Served) -> None:
     restarts(project, 100, 4)

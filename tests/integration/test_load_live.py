@@ -38,7 +38,11 @@ def kit(tmp_path: Path, database: str, second_database: str) -> PullKit:
     return made
 
 
-@pytest.mark.parametrize("style", STYLES)
+QUICK = ("append", "replace", "upsert")
+SOME = [style if style in QUICK else pytest.param(style, marks=pytest.mark.slow) for style in STYLES]
+
+
+@pytest.mark.parametrize("style", SOME)
 def test_what_is_pulled_is_loaded_meanwhile_in_every_style_and_only_once(style: str, kit: PullKit) -> None:
     kit.spec = STYLES[style]
     done = kit.pull()
