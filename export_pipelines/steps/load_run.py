@@ -286,7 +286,7 @@ class LoadRun:
     def _index(self, table: _Table, state: versions.State | None) -> None:
         self._index_pages(table)
         if state:
-            own = [["row_id"], ["file_id"], list(self._spec.key)]
+            own = [["row_id"] if self._spec.target.published else [], ["file_id"], list(self._spec.key)]
             copy_structure(self._session, self._names.version(state.current), table.relation, own)
 
     def _merge(self, table: _Table, plan: Plan, filler: Filler) -> tuple[Action, Counts, str]:

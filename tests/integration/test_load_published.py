@@ -59,6 +59,14 @@ def test_a_load_of_a_published_table_makes_it_itself(kit: LoadKit) -> None:
     assert kit.sql(INDEXED) == [("orders__v1",)]
 
 
+def test_an_index_of_somebody_else_stays_when_the_table_is_built_anew(kit: LoadKit) -> None:
+    kit.spec = {"style": "replace"}
+    kit.load("id,name\n1,a\n")
+    kit.sql("CREATE UNIQUE INDEX mine ON shop.orders__v1 (row_id)")
+    kit.load("id,name\n2,b\n")
+    assert kit.sql(INDEXED) == [("orders__v1",), ("orders__v2",)]
+
+
 def test_half_an_index_is_made_anew(kit: LoadKit) -> None:
     kit.load("id,name\n1,a\n2,b\n")
     kit.spec = PUBLISHED
