@@ -29,9 +29,10 @@ SETTINGS = """
       failed_logins_per_address: 1000000/minute
 """
 CONFIG = """
-# What fits the document may still ask for what there is not: filters and columns are those of a data set.
+# What fits the document may still ask for what there is not, or be more than is taken here: filters and columns are
+# those of a data set, and uploads have a limit of their own.
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", 401, 403, 404, 409, 410, 414, 416, 422]
+expected-statuses = ["2xx", 401, 403, 404, 409, 410, 413, 414, 416, 422]
 # An address that is too long is refused before anything is known of who calls.
 [checks.missing_required_header]
 expected-statuses = [401, 406, 414]
