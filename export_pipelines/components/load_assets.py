@@ -17,7 +17,7 @@ from export_pipelines.components.code_references import code_references
 from export_pipelines.components.load_run import run_partitions, run_pull
 from export_pipelines.components.load_telling import LAND, LOAD, files_name, load_key
 from export_pipelines.specs.load import LoadDefinition
-from export_pipelines.specs.load_sources import DatabaseSource
+from export_pipelines.specs.load_sources import ROW_SOURCES, DatabaseSource
 from export_pipelines.specs.transform import TransformDefinition
 
 Origin = LoadDefinition | TransformDefinition
@@ -190,9 +190,7 @@ def _check_specs(load: LoadDefinition) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(name, asset=load_key(load.id), description=text, partitions_def=partitions)
         for name, text in CHECKS.items()
         # Only databases say how many rows they gave, and pages that land together are counted.
-        if name != "rows_match_file"
-        or load.spec.source.type in ("database", "table", "table_api")
-        or load.spec.one_file
+        if name != "rows_match_file" or load.spec.source.type in ROW_SOURCES or load.spec.one_file
     ]
 
 

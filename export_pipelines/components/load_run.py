@@ -120,8 +120,7 @@ class LoadRun:
                 done = self._attempt(f"load of {landed.name}", partial(self._load, landed))
                 if not done and self.load.spec.style in _IN_ORDER:
                     break
-            if self.load.spec.target.published:
-                self._attempt("the index of pages", self._index_pages)
+            self._attempt("the index of pages", self._index_pages)
         if self.failed:
             raise self._ending()
 

@@ -304,7 +304,7 @@ class LoadSpec(SpecModel):
         they replace: specs/load_loader.py, which knows when they begin.)"""
         if isinstance(self.source, DatabaseSource) and self.source.mode != "full":
             # All pulls have the same name.
-            revised = " with `revised: replace`" if self.style is Style.APPEND and self.revised == "replace" else ""
+            revised = " with `revised: replace`" if self.revises else ""
             if self._ends_absent or self.style is Style.PARTITION or revised:
                 raise ValueError(
                     f"mode {self.source.mode} pulls new rows only, which in style {self.style.value}{revised} would "

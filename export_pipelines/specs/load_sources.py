@@ -311,3 +311,6 @@ Source = Annotated[
     | UploadSource,
     Field(discriminator="type"),
 ]
+
+ROW_SOURCES = ("database", "table", "table_api")
+"""Sources that give rows, which landing counts and writes as CSV itself."""

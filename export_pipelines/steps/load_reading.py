@@ -15,6 +15,7 @@ from export_pipelines.formats.parsing import BadRecord, Batch, NotPlain, parse
 from export_pipelines.formats.parsing.base import Parsed
 from export_pipelines.formats.parsing.unpacking import members
 from export_pipelines.specs.load import LoadSpec
+from export_pipelines.specs.load_sources import ROW_SOURCES
 from export_pipelines.steps.load_context import LoadContext
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ RECORDS = "FORMAT csv, NULL '', ENCODING 'UTF8'"
 """Options of COPY for the records of a parser."""
 
 _END_OF_DATA = b"\\."
-_OWN = ("database", "table", "table_api")
-"""Sources whose rows we write as CSV."""
 
 
 @dataclass
@@ -51,7 +50,7 @@ class LandedFile:
         """
         pages = "pages" in self.landed.state
         parsed = parse(self.spec.file, self.wanted, self._open, self.landed.name, pages=pages)
-        if not parsed.passthrough or self.landed.source not in _OWN:
+        if not parsed.passthrough or self.landed.source not in ROW_SOURCES:
             return parsed
         # COPY or we ourselves wrote it, so that there is nothing to be looked for in it.
         (member,) = members(self.spec.file, self._open, self.landed.name)

@@ -223,9 +223,7 @@ class LoadRun:
     # Styles
 
     def _append(self, table: _Table, filler: Filler) -> tuple[Action, Counts, str]:
-        earlier = registry.earlier_entries(
-            self._session, self._names.table, self._landed, same_name=self._spec.revised == "replace"
-        )
+        earlier = registry.earlier_entries(self._session, self._names.table, self._landed, same_name=self._spec.revises)
         removed = 0
         if not table.anew and earlier:
             removed = delete_files(self._session, table.relation, earlier)
@@ -298,7 +296,8 @@ class LoadRun:
         rows = filler.fill(Destination(TYPED, True, "load ordinal")).rows
         rows -= self._drop_repeated(filler, TYPED, '"load ordinal"')
         filler.misfits.refuse(rows)
-        compare_copy(self._ctx, self._session, TYPED, quarantined=filler.misfits.count)
+        if not is_whole(self._spec):
+            compare_copy(self._ctx, self._session, TYPED, quarantined=filler.misfits.count)
         columns = tuple(filled.name for filled in plan.filled)
         if unfilled := [name for name in self._spec.key if name not in columns]:
             raise TargetError(f"the file does not fill the key: {', '.join(unfilled)}")

@@ -21,7 +21,6 @@ from export_pipelines.targets.tables import (
     add_primary_key,
     columns_of,
     copy_structure,
-    ensure_schema,
     exists,
     make_schema,
 )
@@ -159,7 +158,6 @@ def _table(ctx: TransformContext, session: Session) -> dict[str, Any]:
     names, spec = ctx.names, ctx.transform.spec
     state = versions.state(session, names)
     _refuse_foreign(ctx, session, state)
-    ensure_schema(session, names)
     statement = _query(ctx)
     columns = _described(ctx, session, statement)
     number = (state.last if state else 0) + 1
@@ -208,7 +206,6 @@ def _view(ctx: TransformContext, session: Session) -> dict[str, Any]:
     names = ctx.names
     state = versions.state(session, names)
     _refuse_foreign(ctx, session, state)
-    ensure_schema(session, names)
     statement = _query(ctx)
     _described(ctx, session, statement)
     views.show_query(session, names, statement.text, _comments(ctx))

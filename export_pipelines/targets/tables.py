@@ -202,22 +202,14 @@ def make_schema(session: Session, names: TableNames) -> None:
     session.begin()
     session.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
     session.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"schema {names.schema}",))
+    # IF NOT EXISTS would want the right to create schemas even where it is there.
     if not session.one(there, (names.schema,))[0]:
         session.execute(f"CREATE SCHEMA {quote_identifier(names.schema)}")
     session.commit()
 
 
-def ensure_schema(session: Session, names: TableNames) -> None:
-    """The schema of a table."""
-    schema = quote_identifier(names.schema)
-    # IF NOT EXISTS would want the right to create schemas even where it is there.
-    if session.one("SELECT to_regnamespace(%s) IS NULL", (schema,))[0]:
-        session.execute(f"CREATE SCHEMA {schema}")
-
-
 def ensure_companions(session: Session, names: TableNames, raw: Sequence[str] | None) -> None:
-    """The schema, the quarantine, and with `raw` (columns of the file) the table of raw rows."""
-    ensure_schema(session, names)
+    """The quarantine, and with `raw` (columns of the file) the table of raw rows."""
     if not exists(session, names.quarantine):
         session.execute(
             f"CREATE TABLE {names.quarantine} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "

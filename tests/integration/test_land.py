@@ -27,7 +27,7 @@ from export_pipelines.steps.land import (
     list_files,
 )
 from export_pipelines.stores.filesystem import FilesystemStore
-from tests.support.http_source import Answer, Asked, HttpSourceServer, http_source_server
+from tests.support.http_source import Answer, Asked, HttpSourceServer, http_source_server, noted_pauses
 from tests.support.servers import Seaweed
 
 ID = "shop/orders"
@@ -42,11 +42,7 @@ def http() -> Iterator[HttpSourceServer]:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses between tries are noted instead of waited for."""
-    waited: list[float] = []
-    from export_pipelines.sources import http_client
-
-    monkeypatch.setattr(http_client.Client.__init__, "__defaults__", (waited.append,))
-    return waited
+    return noted_pauses(monkeypatch)
 
 
 def context(tmp_path: Path, source: dict[str, Any], **more: Any) -> LandContext:

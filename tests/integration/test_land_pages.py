@@ -12,7 +12,6 @@ import pytest
 
 from export_pipelines.errors import SourceError, TargetError
 from export_pipelines.formats.compression import decompressed
-from export_pipelines.sources import http_client
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.load import LoadDefinition, LoadSpec
 from export_pipelines.specs.table import Compression
@@ -20,7 +19,7 @@ from export_pipelines.steps.land import LandContext, LandResult, check_landed, l
 from export_pipelines.steps.load import LoadContext, load_file
 from export_pipelines.steps.load_context import LoadResult
 from export_pipelines.stores.filesystem import FilesystemStore
-from tests.support.http_source import Answer, Asked, HttpSourceServer, http_source_server
+from tests.support.http_source import Answer, Asked, HttpSourceServer, http_source_server, noted_pauses
 from tests.support.load_project import load_folder
 from tests.support.servers import run_sql
 
@@ -37,9 +36,7 @@ def http() -> Iterator[HttpSourceServer]:
 @pytest.fixture(autouse=True)
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses between tries, which are noted instead of waited for."""
-    found: list[float] = []
-    monkeypatch.setattr(http_client.Client.__init__, "__defaults__", (found.append,))
-    return found
+    return noted_pauses(monkeypatch)
 
 
 class Shop:

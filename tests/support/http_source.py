@@ -10,6 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+
+from export_pipelines.sources.http_client import Client
+from tests.support.threads import in_background
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -127,10 +132,12 @@ def _conditional(answer: Answer, asked: Asked) -> Answer:
 def http_source_server() -> Iterator[HttpSourceServer]:
     """A server on a free port of 127.0.0.1 until the block is left."""
     server = HttpSourceServer()
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
+    with in_background(server):
         yield server
-    finally:
-        server.stop()
-        thread.join()
+
+
+def noted_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses between the tries of a call, which are noted from now on instead of waited for."""
+    noted: list[float] = []
+    monkeypatch.setattr(Client.__init__, "__defaults__", (noted.append,))
+    return noted

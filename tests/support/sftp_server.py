@@ -13,6 +13,8 @@ from typing import Any
 
 import paramiko
 
+from tests.support.threads import in_background
+
 USER, PASSWORD = "shop", "correct horse"
 _KEY = paramiko.ECDSAKey.generate()
 
@@ -166,10 +168,5 @@ class _Open(paramiko.SFTPHandle):
 def sftp_server(root: Path) -> Iterator[SftpServer]:
     """A server on a free port of 127.0.0.1 until the block is left."""
     server = SftpServer(root)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
+    with in_background(server):
         yield server
-    finally:
-        server.stop()
-        thread.join()

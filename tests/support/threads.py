@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg2
 
@@ -18,6 +19,26 @@ def transaction(kit: Kit) -> Iterator[Any]:
     """A cursor of another session's transaction, which the block ends."""
     with closing(psycopg2.connect(kit.database)) as connection, connection.cursor() as cursor:
         yield cursor
+
+
+class Runs(Protocol):
+    """A server of our own."""
+
+    def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@contextmanager
+def in_background(server: Runs) -> Iterator[None]:
+    """It runs in a thread of its own until the block is left."""
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.stop()
+        thread.join()
 
 
 @contextmanager
