@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from export_pipelines.specs.table import Compression, TableDefinition
+from export_pipelines.specs.table import TableDefinition
 from export_pipelines.windows import SNAPSHOT, Window
 
 MAX_PART = 200
@@ -30,7 +30,6 @@ _DIRECTIVE = re.compile(r"%(.?)")
 _DIRECTIVES = frozenset("aAbBdfFGHIjmMpRSTuUVwWyYzZ%")
 AGE = ".age"
 """Extension of an encrypted file."""
-_EXTENSIONS = {Compression.GZIP: ".gz", Compression.ZSTD: ".zst", Compression.NONE: ""}
 
 
 def safe(part: str) -> str:
@@ -91,7 +90,7 @@ def archive_folder(table: TableDefinition, window: Window) -> str:
 def extension(table: TableDefinition) -> str:
     """Extension of the table's files, e.g. `.csv.gz`, or `.csv.gz.age` if they are encrypted."""
     encrypted = AGE if table.spec.encryption else ""
-    return f"{table.spec.format.extension}{_EXTENSIONS[table.spec.packing]}{encrypted}"
+    return f"{table.spec.format.extension}{table.spec.packing.extension}{encrypted}"
 
 
 def file_key(table: TableDefinition, window: Window, generation: int) -> str:

@@ -14,8 +14,6 @@ _CHUNK = 1 << 20
 # The library unpacks all that it is given at once, and 5 bytes may hold 128 KiB of equal ones.
 _ZSTD_SLICE = 1024
 
-EXTENSIONS = {Compression.GZIP: ".gz", Compression.ZSTD: ".zst", Compression.NONE: ""}
-
 
 class Compressor(Protocol):
     """Turns raw bytes into stored bytes, piece by piece."""
@@ -39,7 +37,7 @@ class _Plain:
         return b""
 
 
-def compressor(kind: Compression, *, zstd_level: int = ZSTD_LEVEL) -> Compressor:
+def compressor(kind: Compression) -> Compressor:
     """A new compressor; its output is a function of its input alone (no times, no names)."""
     if kind is Compression.GZIP:
         from isal import isal_zlib
@@ -48,7 +46,7 @@ def compressor(kind: Compression, *, zstd_level: int = ZSTD_LEVEL) -> Compressor
     if kind is Compression.ZSTD:
         import zstandard
 
-        return zstandard.ZstdCompressor(level=zstd_level, write_checksum=True).compressobj()
+        return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compressobj()
     return _Plain()
 
 

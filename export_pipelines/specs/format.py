@@ -151,3 +151,8 @@ class Compression(StrEnum):
     GZIP = "gzip"
     ZSTD = "zstd"
     NONE = "none"
+
+    @property
+    def extension(self) -> str:
+        """The extension of its files, behind that of their format."""
+        return {"gzip": ".gz", "zstd": ".zst", "none": ""}[self]

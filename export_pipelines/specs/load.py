@@ -249,11 +249,11 @@ class LoadSpec(SpecModel):
         """Whether all pages of an API land as one file, since they are one whole for the style."""
         if not isinstance(self.source, RestSource | WfsSource) or not self.source.has_pages:
             return False
-        return self.source.one_file or self._ends_absent or self.style is Style.PARTITION
+        return self.source.one_file or self.ends_absent or self.style is Style.PARTITION
 
     @property
-    def _ends_absent(self) -> bool:
-        """Whether the rows that a file lacks go, or end."""
+    def ends_absent(self) -> bool:
+        """Whether the rows that a file lacks go, or end: an older file comes too late."""
         closes = self.style is Style.HISTORY and self.absent == "close"
         return self.style in WHOLE or closes or self.partition_by == "all"
 
@@ -305,12 +305,12 @@ class LoadSpec(SpecModel):
         if isinstance(self.source, DatabaseSource) and self.source.mode != "full":
             # All pulls have the same name.
             revised = " with `revised: replace`" if self.revises else ""
-            if self._ends_absent or self.style is Style.PARTITION or revised:
+            if self.ends_absent or self.style is Style.PARTITION or revised:
                 raise ValueError(
                     f"mode {self.source.mode} pulls new rows only, which in style {self.style.value}{revised} would "
                     "take the place of those that are there: use plain append, upsert or history, or mode full"
                 )
-        elif self.partitions and self._ends_absent:
+        elif self.partitions and self.ends_absent:
             raise ValueError(
                 f"of style {self.style.value} each window would take the place of the others: use style partition"
             )

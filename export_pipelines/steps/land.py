@@ -116,7 +116,7 @@ def _land_rows(ctx: LandContext, chain: Chain) -> LandResult:
     mine = [entry for entry in chain.entries if entry.partition == ctx.partition and entry.name == name]
     spec = source if isinstance(source, DatabaseSource) else None
     with (
-        spool(Compression.ZSTD) as content,
+        spool(Compression.GZIP) as content,
         spool() as digests,
         Batched(content, ctx.report, ctx.beside) as written,
     ):
@@ -192,7 +192,7 @@ def _land_pages(ctx: LandContext, chain: Chain, found: Found, pull: PullPages, *
         written: list[Batched] = []
 
         def begin() -> Callable[[bytes], object]:
-            content = stack.enter_context(spool(Compression.ZSTD))
+            content = stack.enter_context(spool(Compression.GZIP))
             written.append(stack.enter_context(Batched(content, ctx.report)))
             return written[-1].write
 

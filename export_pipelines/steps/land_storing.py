@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _IN_MEMORY = 8 << 20
 _CHUNK = 1 << 20
 _PIECE_BYTES = 1 << 20
-_ZSTD_LEVEL = 1
-"""Rows of TPC-H's lineitem: 245 MB instead of 242 by level 3, in two thirds of the processor's time."""
 
 
 class Spool:
@@ -40,7 +38,7 @@ class Spool:
 
     def __init__(self, compression: Compression = Compression.NONE) -> None:
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="export_pipelines-")  # noqa: SIM115
-        self._compressor = compressor(compression, zstd_level=_ZSTD_LEVEL)
+        self._compressor = compressor(compression)
         self.compression = compression
         self._raw, self._stored = hashlib.sha256(), hashlib.sha256()
         self.raw_size = self.size = 0
@@ -153,7 +151,7 @@ def store_content(store: Store, folder: str, name: str, content: Spool) -> FileP
     Raises:
         IntegrityError: the object of that name has other content.
     """
-    key = f"{folder}/{content.raw_sha256}/{safe(name)}"
+    key = f"{folder}/{content.raw_sha256}/{safe(name)}{content.compression.extension}"
     try:
         if store.head(key) is not None:
             return adopted(store, key, content)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from export_pipelines.errors import TargetError
 from export_pipelines.sources.postgres import Session
@@ -12,7 +13,11 @@ from export_pipelines.specs.load import LoadSpec, Style
 from export_pipelines.sql import quote_identifier, quote_literal
 from export_pipelines.steps.load_columns import Filled
 from export_pipelines.steps.load_convert import digest_text
+from export_pipelines.targets import registry
 from export_pipelines.targets.registry import Counts
+
+if TYPE_CHECKING:
+    from export_pipelines.manifest import LandedManifest
 
 TYPED = 'pg_temp."load typed"'
 """Rows of the file, converted, with `load ordinal`."""
@@ -26,6 +31,24 @@ def make_typed(session: Session, filled: Sequence[Filled]) -> None:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a file is among those of its table."""
+
+    fetched: str
+    """When the file was fetched, in ISO 8601: from when on a row of style `history` counts."""
+    later: tuple[int, ...] = ()
+    """Entries in the registry of files that landed later and are loaded: what they gave stays."""
+    earlier_may_come: bool = False
+    """Whether a file that landed before may be loaded later: it has to find out what this one gave."""
+
+    @classmethod
+    def of(cls, session: Session, table: str, landed: LandedManifest, *, force: bool) -> Place:
+        """By the registry. With `force` a file is taken for the newest."""
+        later = () if force else tuple(registry.later_entries(session, table, landed))
+        return cls(landed.fetched.isoformat(), later, registry.earlier_may_come(session, table, landed))
+
+
+@dataclass(frozen=True)
 class Merge:
     """What a style needs to know. `columns` are those that the file fills."""
 
@@ -34,23 +57,41 @@ class Merge:
     current: str
     """The table that readers see, as SQL."""
     columns: tuple[str, ...]
-    raw: bool
     entry: int
-    fetched: str
-    """When the file was fetched, in ISO 8601: from when on a row of style `history` counts."""
+    place: Place
 
     def run(self) -> Counts:
-        """Change the table. Raises TargetError: the guard refuses what would be removed."""
+        """Change the table. Raises TargetError: the guard refuses what would be removed, or the key is not filled."""
+        if unfilled := [name for name in self.spec.key if name not in self.columns]:
+            raise TargetError(f"the file does not fill the key: {', '.join(unfilled)}")
         self.session.execute(f"ANALYZE {TYPED}")
         match self.spec.style:
             case Style.UPSERT:
-                return self._upsert("")
+                return self._in_order(lambda: self._upsert(""))
             case Style.SNAPSHOT:
                 return self._snapshot_by_key() if self.spec.key else self._snapshot_by_content()
             case Style.HISTORY:
-                return self._history()
+                return self._in_order(self._history, " AND t.valid_to IS NULL")
             case _:
                 return self._partitions()
+
+    def _in_order(self, merge: Callable[[], Counts], alive: str = "") -> Counts:
+        """Merge by key, but leave alone what a file that landed later gave, be it the same as before."""
+        if self.place.later:
+            self.session.execute(
+                f"DELETE FROM {TYPED} AS s USING {self.current} AS t WHERE {self._same_key} AND {self._is_later}"
+            )
+        counts = merge()
+        if self.place.earlier_may_come:
+            self.session.execute(
+                f"UPDATE {self.current} AS t SET file_id = {self.entry} FROM {TYPED} AS s "
+                f"WHERE {self._same_key}{alive} AND t.file_id <> {self.entry}"
+            )
+        return counts
+
+    @property
+    def _is_later(self) -> str:
+        return f"t.file_id = ANY('{{{','.join(map(str, self.place.later))}}}')"
 
     # Statements
 
@@ -63,7 +104,7 @@ class Merge:
 
     @property
     def _filled(self) -> list[str]:
-        return [*map(quote_identifier, self.columns), *(["raw_id"] if self.raw else [])]
+        return [*map(quote_identifier, self.columns), *(["raw_id"] if self.spec.raw else [])]
 
     @property
     def _same_key(self) -> str:
@@ -154,26 +195,33 @@ class Merge:
         """Since when the rows of the file count: since it was fetched, but after all that is there."""
         latest = "max(greatest(valid_from, valid_to)) + interval '1 us'"
         sql = f"SELECT greatest(%s::timestamptz, {latest}) FROM {self.current}"
-        return f"{quote_literal(self.session.one(sql, (self.fetched,))[0].isoformat())}::timestamptz"
+        return f"{quote_literal(self.session.one(sql, (self.place.fetched,))[0].isoformat())}::timestamptz"
 
     def _partitions(self) -> Counts:
-        """The years, months or days of the file replace those that are there; rows without one replace such rows."""
+        """The years, months or days of the file replace those that are there; rows without one replace such rows.
+        Periods with rows of a file that landed later stay."""
         if self.spec.partition_by == "all":
-            where = ""
-        else:
-            unit, column = re.fullmatch(r"(\w+)\((\w+)\)", self.spec.partition_by or "").groups()  # type: ignore[union-attr]
-            if column not in self.columns:
-                raise TargetError(f"the file does not fill column {column!r}, by which it is partitioned")
-            quoted = quote_identifier(column)
+            return Counts(removed=self.session.change(f"DELETE FROM {self.current}"), added=self._insert(""))
+        unit, column = re.fullmatch(r"(\w+)\((\w+)\)", self.spec.partition_by or "").groups()  # type: ignore[union-attr]
+        if column not in self.columns:
+            raise TargetError(f"the file does not fill column {column!r}, by which it is partitioned")
+        quoted = quote_identifier(column)
+
+        def periods_of(which: str, other: str, rows: str) -> str:
             cut = f"date_trunc('{unit}', {{}}.{quoted})"
-            where = (
-                f"WHERE {cut.format('t')} IN (SELECT {cut.format('s')} FROM {TYPED} AS s) "
-                f"OR (t.{quoted} IS NULL AND EXISTS (SELECT FROM {TYPED} AS s WHERE s.{quoted} IS NULL))"
+            return (
+                f"({cut.format(which)} IN (SELECT {cut.format(other)} FROM {rows}) "
+                f"OR ({which}.{quoted} IS NULL AND EXISTS (SELECT FROM {rows} AND {other}.{quoted} IS NULL)))"
             )
+
         # Windows begin with the days of their zone. By those of UTC, each would take hours of its neighbour away.
         zone = self.spec.partitions.timezone if self.spec.partitions else "UTC"
         self.session.execute(f"SET LOCAL TimeZone = {quote_literal(zone)}")
-        removed = self.session.change(f"DELETE FROM {self.current} AS t {where}")
+        if self.place.later:
+            kept = periods_of("s", "t", f"{self.current} AS t WHERE {self._is_later}")
+            self.session.execute(f"DELETE FROM {TYPED} AS s WHERE {kept}")
+        replaced = periods_of("t", "s", f"{TYPED} AS s WHERE true")
+        removed = self.session.change(f"DELETE FROM {self.current} AS t WHERE {replaced}")
         self.session.execute("SET LOCAL TimeZone = 'UTC'")
         return Counts(added=self._insert(""), removed=removed)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from export_pipelines.errors import TargetError
 from export_pipelines.sources.postgres import Session
-from export_pipelines.specs.load import WHOLE, Style
+from export_pipelines.specs.load import Style
 from export_pipelines.steps.context import Progress
 from export_pipelines.steps.load_columns import (
     Plan,
@@ -21,7 +19,7 @@ from export_pipelines.steps.load_columns import (
 from export_pipelines.steps.load_context import Action, LoadContext, LoadResult
 from export_pipelines.steps.load_copy import compare_copy, is_whole
 from export_pipelines.steps.load_fill import Destination, Filler
-from export_pipelines.steps.load_merge import TYPED, Merge, make_typed, repeated_keys
+from export_pipelines.steps.load_merge import TYPED, Merge, Place, make_typed, repeated_keys
 from export_pipelines.steps.load_migrations import migrate, migrate_new, pending_migrations
 from export_pipelines.steps.load_outcome import already, grown, refuse_changed, result_of
 from export_pipelines.steps.load_quarantine import Quarantine, TooMany
@@ -41,6 +39,7 @@ from export_pipelines.targets.tables import (
     create_version,
     delete_files,
     ensure_companions,
+    lacking,
     lock_for_change,
     patiently,
     settle,
@@ -143,9 +142,9 @@ class LoadRun:
 
     def _superseded(self) -> bool:
         revised = self._spec.revises
-        if self._force or not (revised or self._spec.style in WHOLE or self._spec.partition_by == "all"):
+        if self._force or not (revised or self._spec.ends_absent):
             return False
-        return registry.newer_processed(self._session, self._names.table, self._landed, same_name=revised)
+        return bool(registry.later_entries(self._session, self._names.table, self._landed, same_name=revised))
 
     def _ignored(self, current: int) -> LoadResult:
         registry.set_ignored(self._session, self._entry, "a newer file is loaded already")
@@ -160,22 +159,18 @@ class LoadRun:
         """
         plan, _ = self._plan(state)
         ensure_companions(self._session, self._names, plan.header if self._spec.raw else None)
-        raw = self._lacking(
-            self._names.raw, [TableColumn(name, "text") for name in plan.header] if self._spec.raw else []
-        )
+        texts = [TableColumn(name, "text") for name in plan.header] if self._spec.raw else []
+        raw = lacking(self._session, self._names.raw, texts)
         if raw:
             patiently(self._session, lambda: add_columns(self._session, self._names.raw, raw))
         relation = self._names.version(state.current)
-        new = [] if self._spec.style in _ANEW else self._lacking(relation, [*own_columns(self._spec), *plan.new])
+        wanted = [] if self._spec.style in _ANEW else [*own_columns(self._spec), *plan.new]
+        new = lacking(self._session, relation, wanted)
         if new:
             lock_for_change(self._session, self._names, relation)
             add_columns(self._session, relation, new)
             self._show(state.current)
         return bool(raw or new)
-
-    def _lacking(self, relation: str, columns: Sequence[TableColumn]) -> list[TableColumn]:
-        there = {column.name for column in columns_of(self._session, relation)} if columns else set()
-        return [column for column in columns if column.name not in there]
 
     # The load
 
@@ -299,10 +294,8 @@ class LoadRun:
         if not is_whole(self._spec):
             compare_copy(self._ctx, self._session, TYPED, quarantined=filler.misfits.count)
         columns = tuple(filled.name for filled in plan.filled)
-        if unfilled := [name for name in self._spec.key if name not in columns]:
-            raise TargetError(f"the file does not fill the key: {', '.join(unfilled)}")
-        fetched = self._manifest().fetched.isoformat()
-        merge = Merge(self._session, self._spec, table.relation, columns, self._spec.raw, self._entry, fetched)
+        place = Place.of(self._session, self._names.table, self._manifest(), force=self._force)
+        merge = Merge(self._session, self._spec, table.relation, columns, self._entry, place)
         return "loaded", self._counted(filler, replace(merge.run(), rows=rows)), ""
 
     def _drop_repeated(self, filler: Filler, relation: str, order: str) -> int:

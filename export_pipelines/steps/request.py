@@ -15,7 +15,6 @@ from datetime import UTC
 from export_pipelines import naming
 from export_pipelines.catalog.requests import RequestFile, RequestRow, Requests
 from export_pipelines.errors import CatalogError, RequestError, StoreError
-from export_pipelines.formats.compression import EXTENSIONS
 from export_pipelines.formats.encryption import NO_KEYS, Keyring, recipients
 from export_pipelines.formats.fields import Field, fields_of
 from export_pipelines.formats.writers import FormatWriter, extension, media_type, open_writer
@@ -252,7 +251,7 @@ def format_spec(dataset: DataSetDefinition, kind: FormatName, csv: CsvSpec) -> F
 def file_name(dataset: DataSetDefinition, row: RequestRow, spec: FormatSpec) -> str:
     """Name of an answer's file for people, with the time at which it was asked for in UTC."""
     asked = row.created_at.astimezone(UTC).strftime("%Y%m%d-%H%M%S")
-    return f"{dataset.name}-{asked}{extension(spec)}{EXTENSIONS[row.query.compression]}"
+    return f"{dataset.name}-{asked}{extension(spec)}{row.query.compression.extension}"
 
 
 def _key(ctx: RequestContext, row: RequestRow, spec: FormatSpec) -> str:

@@ -18,7 +18,7 @@ from export_pipelines.steps.pieces import Archived, Choice, Report, pieces_of, r
 from export_pipelines.steps.records import header_of
 from export_pipelines.stores.filesystem import FilesystemStore
 
-_EXTENSIONS = {".gz": Compression.GZIP, ".zst": Compression.ZSTD}
+_PACKINGS = {kind.extension: kind for kind in Compression}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def restore_to_file(
     found = archived.chosen(choice)
     pieces = pieces_of(found)
     _refuse_unlike(pieces)
-    packed = compressor(_EXTENSIONS.get(path.suffix, Compression.NONE))
+    packed = compressor(_PACKINGS.get(path.suffix, Compression.NONE))
     size = 0
     joined = _Joined(archived, pieces, progress)
     with closing(read_ahead(joined.content())) as content, FilesystemStore(folder).writer(path.name) as writer:

@@ -140,15 +140,25 @@ def set_ignored(session: Session, entry: int, reason: str) -> None:
     )
 
 
-def newer_processed(session: Session, table: str, landed: LandedManifest, *, same_name: bool) -> bool:
-    """Whether a file that landed later is in the table, with `same_name` one of its name."""
-    return bool(
-        session.one(
-            "SELECT EXISTS (SELECT FROM operations.datafile_registry "
-            "WHERE target_table = %s AND sequence > %s AND state = 'processed' AND (file_name = %s OR NOT %s))",
-            (table, landed.sequence, landed.name, same_name),
-        )[0]
+def later_entries(session: Session, table: str, landed: LandedManifest, *, same_name: bool = False) -> list[int]:
+    """Ids of processed entries of what landed later, with `same_name` of its name only. What landed for another
+    definition of the table is earlier."""
+    found = session.execute(
+        "SELECT id FROM operations.datafile_registry WHERE target_table = %s AND source = %s AND sequence > %s "
+        "AND state = 'processed' AND (file_name = %s OR NOT %s)",
+        (table, landed.table, landed.sequence, landed.name, same_name),
     )
+    return [int(row[0]) for row in found]
+
+
+def earlier_may_come(session: Session, table: str, landed: LandedManifest) -> bool:
+    """Whether what landed earlier is neither loaded nor ignored, and may be loaded after this."""
+    (settled,) = session.one(
+        "SELECT count(DISTINCT sequence) FROM operations.datafile_registry "
+        "WHERE target_table = %s AND source = %s AND sequence < %s AND state IN ('processed', 'ignored')",
+        (table, landed.table, landed.sequence),
+    )
+    return int(settled) < landed.sequence - 1
 
 
 def not_loaded(session: Session, table: str, state: str) -> set[str]:
@@ -163,8 +173,11 @@ def not_loaded(session: Session, table: str, state: str) -> set[str]:
 
 def earlier_entries(session: Session, table: str, landed: LandedManifest, *, same_name: bool) -> list[int]:
     """Ids of processed entries of the same landed file, or with `same_name` of all files of its name until then."""
-    where = "(landing = %s OR (file_name = %s AND sequence < %s))" if same_name else "landing = %s"
-    values = (landing_id(landed), landed.name, landed.sequence) if same_name else (landing_id(landed),)
+    where = "landing = %s"
+    values: list[str | int] = [landing_id(landed)]
+    if same_name:
+        where = "(landing = %s OR (file_name = %s AND (sequence < %s OR source <> %s)))"
+        values += [landed.name, landed.sequence, landed.table]
     found = session.execute(
         f"SELECT id FROM operations.datafile_registry WHERE target_table = %s AND state = 'processed' AND {where}",
         (table, *values),

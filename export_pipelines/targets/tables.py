@@ -66,6 +66,12 @@ def columns_of(session: Session, relation: str) -> list[TableColumn]:
     return [TableColumn(*row) for row in session.execute(_COLUMNS, (relation,))]
 
 
+def lacking(session: Session, relation: str, columns: Sequence[TableColumn]) -> list[TableColumn]:
+    """Those of the columns whose names the relation does not have."""
+    there = {column.name for column in columns_of(session, relation)} if columns else set()
+    return [column for column in columns if column.name not in there]
+
+
 def typed_names(session: Session, types: Sequence[str]) -> list[str]:
     """The types as format_type() spells them.
 

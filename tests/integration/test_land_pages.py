@@ -84,7 +84,7 @@ class Shop:
         """What landed last."""
         entry = landed_files(self.store, "shop/orders")[-1]
         with self.store.open(entry.file.key) as stream:
-            return b"".join(decompressed(stream, Compression.ZSTD, name=entry.name)).split(b"\n")[:-1]
+            return b"".join(decompressed(stream, Compression.GZIP, name=entry.name)).split(b"\n")[:-1]
 
     def rows(self) -> list[tuple[Any, ...]]:
         return run_sql(self._database, "SELECT id, name FROM shop.orders ORDER BY id")

@@ -125,6 +125,25 @@ def test_pending_are_files_that_never_were_loaded_nor_ignored(kit: LoadKit) -> N
     assert pending(kit.context) == [files[0], files[3]]
 
 
+def test_a_definition_that_was_moved_goes_on_where_the_old_one_was(kit: LoadKit) -> None:
+    kit.spec["style"] = "replace"
+    kit.load("id,name\n1,old\n")
+    kit.load("id,name\n1,newer\n")
+    moved = kit.land("id,name\n1,moved\n").model_copy(update={"sequence": 1, "table": "shop/purchases"})
+    assert kit.load(moved).action == "loaded"
+    assert kit.rows() == [(1, "moved")]
+
+
+def test_a_definition_that_was_moved_revises_what_the_old_one_loaded(kit: LoadKit) -> None:
+    kit.spec["revised"] = "replace"
+    kit.load(FILE, "may.csv")
+    kit.load("id,name\n9,Zoe\n", "june.csv")
+    kit.load("id,name\n2,Bob\n", "may.csv")
+    moved = kit.land("id,name\n3,Cid\n", "may.csv").model_copy(update={"sequence": 1, "table": "shop/purchases"})
+    assert kit.load(moved).action == "loaded"
+    assert kit.rows() == [(3, "Cid"), (9, "Zoe")]
+
+
 def test_an_older_file_comes_too_late_for_a_table_that_is_what_its_newest_file_holds(kit: LoadKit) -> None:
     kit.spec["style"] = "replace"
     older, newer = kit.land("id,name\n1,old\n"), kit.land("id,name\n1,new\n")

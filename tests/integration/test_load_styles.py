@@ -132,8 +132,41 @@ def test_times_of_a_history_never_overlap_when_an_older_file_comes_late(kit: Loa
     kit.spec |= {"style": "history", "key": ["id"]}
     older, newer = kit.land("id,name\n1,old\n"), kit.land("id,name\n1,new\n")
     kit.load(newer)
-    kit.load(older)
+    kit.load(older, force=True)
+    assert kit.rows("name", "valid_from") == [("new",), ("old",)]
     assert kit.sql("SELECT bool_and(valid_to IS NULL OR valid_from < valid_to) FROM shop.orders") == [(True,)]
+
+
+@pytest.mark.parametrize("style", ["upsert", "history"])
+def test_what_a_newer_file_gave_stays_when_an_older_one_comes_late(kit: LoadKit, style: str) -> None:
+    kit.spec |= {"style": style, "key": ["id"]}
+    kit.load("id,name\n1,Ann\n2,Bob\n3,Cid\n")
+    older = kit.land("id,name\n1,late\n2,late\n3,Cy\n4,Dan\n")
+    # Of 2 it says what is there already: that is newer, too.
+    assert counts(kit.load("id,name\n1,Anna\n2,Bob\n")) == (0, 1, 0)
+    assert counts(kit.load(older)) == (1, 1, 0)
+    now = "SELECT id, name FROM shop.orders" + (" WHERE valid_to IS NULL" if style == "history" else "")
+    assert kit.sql(f"{now} ORDER BY id") == [(1, "Anna"), (2, "Bob"), (3, "Cy"), (4, "Dan")]
+    kit.load(older, force=True)
+    assert kit.sql(f"{now} ORDER BY id") == [(1, "late"), (2, "late"), (3, "Cy"), (4, "Dan")]
+
+
+def test_a_history_that_closes_what_is_absent_takes_no_older_file(kit: LoadKit) -> None:
+    kit.spec |= {"style": "history", "key": ["id"], "absent": "close"}
+    older = kit.land("id,name\n1,Ann\n")
+    kit.load(FIRST)
+    assert kit.load(older).action == "superseded"
+    assert kit.sql("SELECT count(*) FROM shop.orders WHERE valid_to IS NULL") == [(4,)]
+
+
+@pytest.mark.parametrize(("by", "left"), [("month(day)", [2, 9, 4]), ("year(day)", [9]), ("day(day)", [1, 2, 9, 4])])
+def test_periods_of_a_newer_file_stay_when_an_older_one_comes_late(kit: LoadKit, by: str, left: list[int]) -> None:
+    kit.spec = {"style": "partition", "partition_by": by, "columns": {"id": {"type": "int"}, "day": {"type": "date"}}}
+    older = kit.land("id,day\n1,2025-01-01\n2,2025-03-01\n3,2025-01-31\n4,2025-02-01\n5,\n")
+    kit.load("id,day\n9,2025-01-31\n8,\n")
+    result = kit.load(older)
+    assert (result.added, result.removed) == (len(left) - 1, 0)
+    assert [row[0] for row in kit.rows("id", "1")] == sorted([*left, 8])
 
 
 @pytest.mark.parametrize("by", ["month(day)", "year(day)", "day(day)", "all"])

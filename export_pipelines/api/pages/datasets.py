@@ -37,7 +37,6 @@ _NUMBERS = re.compile(
     r"(small|big|tiny|medium)?(int|serial)|numeric|decimal|real|double|float|long|short", re.IGNORECASE
 )
 _EXTENSIONS = {"csv": ".csv", "json": ".json", "jsonl": ".jsonl", "parquet": ".parquet", "excel": ".xlsx"}
-_PACKED = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 
 
 # All of them
@@ -339,7 +338,7 @@ def lines(page: Page, dataset: DataSetDefinition, query: Query) -> list[tuple[st
     curl = ("curl", questions.curl_line(query, public, more))
     if not questions.fits_commas(query):
         return [curl]
-    extension = _EXTENSIONS[query.format.value] + _PACKED[query.compression.value]
+    extension = _EXTENSIONS[query.format.value] + query.compression.extension
     return [
         ("Command line", questions.command_line(query, public, extension, more)),
         curl,

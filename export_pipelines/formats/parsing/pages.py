@@ -27,7 +27,7 @@ def page_line(reply: bytes) -> bytes:
 def as_pages(spec: FileSpec) -> FileSpec:
     """How a file of pages is read, whatever the definition says of a page by itself."""
     size = max(spec.max_line_bytes, _LINE_BYTES + 1)
-    return spec.model_copy(update={"compression": "zstd", "encoding": "utf-8", "max_line_bytes": size})
+    return spec.model_copy(update={"compression": "auto", "encoding": "utf-8", "max_line_bytes": size})
 
 
 def parse_pages(spec: FileSpec, columns: Sequence[str] | None, member: Member) -> Parsed:
