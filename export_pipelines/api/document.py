@@ -8,11 +8,15 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from export_pipelines import __version__
-from export_pipelines.api import datasets, digests, downloads, exports, health, reading, requests, uploading
+from export_pipelines.api import datasets, digests, downloads, exports, health, reading, requests, uploaded, uploading
 from export_pipelines.api.description import DESCRIPTION, SUMMARY, TAGS
 from export_pipelines.api.problems import MEDIA_TYPE
 
-_ROUTERS = tuple(each.router for each in (datasets, requests, downloads, exports, uploading, reading, digests, health))
+_ROUTERS = tuple(
+    # The first that fits answers: an id of an upload would fit more than `versions` does.
+    each.router
+    for each in (datasets, requests, downloads, exports, uploaded, uploading, reading, digests, health)
+)
 
 
 class Described(FastAPI):

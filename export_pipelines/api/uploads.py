@@ -278,11 +278,13 @@ def current_version(service: Service, made: LoadDefinition) -> int:
     return next((each.number for each in table_versions(_context(service, made)) if each.current), 0)
 
 
-def difference(service: Service, area: LoadDefinition, organisation: str, dataset: str, old: int, new: int) -> RowDiff:
-    """How two versions differ."""
+def difference(
+    service: Service, area: LoadDefinition, organisation: str, dataset: str, old: int, new: int, sample: int = 5
+) -> RowDiff:
+    """How two versions differ, with so many rows of each kind at most. Raises TargetError: one is not kept."""
     from export_pipelines.steps.load import diff
 
-    return diff(_context(service, upload_definition(area, organisation, dataset)), old, new, sample=5)
+    return diff(_context(service, upload_definition(area, organisation, dataset)), old, new, sample=sample)
 
 
 def restore(

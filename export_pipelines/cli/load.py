@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -96,9 +96,9 @@ def run_command(
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
 @_as_json
 def status_command(tables: tuple[str, ...], as_json: bool) -> None:
-    """Say of each table what landed, what is loaded, what waits and what failed."""
+    """Say of each table what landed, what is loaded, what waits and what failed; of uploads, of each data set."""
     with _opened() as project:
-        found = [_status(project, each) for each in chosen(project, tables)]
+        found = [_status(ctx) for each in chosen(project, tables) for ctx in _data_sets(_context(project, each))]
     if as_json:
         output.as_json(found)
         return
@@ -276,11 +276,28 @@ FROM operations.datafile_registry WHERE target_table = %s GROUP BY landing
 """
 
 
-def _status(project: Opened, assets: LoadAssets) -> dict[str, Any]:
+def _data_sets(ctx: LoadContext) -> list[LoadContext]:
+    """A table by itself; of an area for uploads, the tables that people made."""
+    from export_pipelines.specs.load_sources import UploadSource
+    from export_pipelines.specs.uploads import upload_definition
+    from export_pipelines.targets import registry, schema
+
+    if not isinstance(ctx.load.spec.source, UploadSource):
+        return [ctx]
+    organisations = ctx.load.spec.source.organisations
+    with ctx.target.session(read_only=False) as session:
+        schema.ensure(session)
+        session.begin()
+        beginning = f"{ctx.load.landed_as}/"
+        names = [each.removeprefix(beginning) for each in registry.sources(session, beginning)]
+    pairs = [next(((o, name[len(o) + 1 :]) for o in organisations if name.startswith(f"{o}_")), None) for name in names]
+    return [replace(ctx, load=upload_definition(ctx.load, *pair)) for pair in pairs if pair]
+
+
+def _status(ctx: LoadContext) -> dict[str, Any]:
     from export_pipelines.steps.load import landed_files, pending, table_versions
     from export_pipelines.targets.registry import landing_id
 
-    ctx = _context(project, assets)
     files = {landing_id(each): each for each in landed_files(ctx)}
     waiting = pending(ctx, files.values())
     current = next((each for each in table_versions(ctx) if each.current), None)
@@ -289,7 +306,7 @@ def _status(project: Opened, assets: LoadAssets) -> dict[str, Any]:
         entries = session.execute(_REGISTRY, (ctx.load.spec.target.table,))
     loaded = [row for row in entries if row[1] == "processed"]
     return {
-        "table": assets.load.id,
+        "table": ctx.load.id,
         "target": ctx.load.spec.target.table,
         "landed": len(files),
         "loaded": len(loaded),

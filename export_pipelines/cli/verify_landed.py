@@ -55,7 +55,7 @@ def check_tables(loads: Mapping[str, LoadDefinition], resources: Mapping[str, An
     for name, load in loads.items():
         try:
             store = open_resource(resources, load.spec.landing)
-            landed = landed_files(store, name)
+            landed = landed_files(store, load.landed_as)
             problems = check_landed(store, landed)
         except ExportPipelinesError as error:
             landed, problems = [], [error.message]

@@ -294,7 +294,7 @@ class LoadRun:
         """What has landed, by others until this run looked and by it."""
         from export_pipelines.steps.land_storing import Chain
 
-        return Chain.read(self.store, self.load.id)
+        return Chain.read(self.store, self.load.landed_as)
 
     def _attempt(self, what: str, action: Callable[[], None]) -> bool:
         """Do something; note its error. A terminated run goes through."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -106,12 +106,22 @@ def _problems(
     if isinstance(source, TableSource) and not _has_table(left.get(source.table)):
         hint = suggest(source.table, list(left)) or "it is the id of another table to load, or of a transform"
         yield document.error(f"there is no table {source.table!r} to load (or it is broken)", ("source", "table"), hint)
+    if isinstance(made, LoadDefinition) and made.spec.moved_from and (other := _still_there(made, left.values())):
+        message = f"what landed for {made.spec.moved_from!r} belongs to {other!r}"
+        yield document.error(message, ("moved_from",), "a definition that was moved is no longer where it was")
     for number, name in enumerate(made.spec.depends):
         if name not in known:
             message = f"there is no table {name!r} (or it is broken)"
             yield document.error(message, ("depends", number), suggest(name, known))
     if circle := _circle(made.id, ways):
         yield document.error(f"tables wait for each other: {' → '.join(circle)}", ("depends",))
+
+
+def _still_there(load: LoadDefinition, others: Iterable[Made]) -> str | None:
+    """Who else goes on with the files that landed for what a definition was moved from."""
+    own = (load.spec.landing, load.landed_as)
+    loads = (each for each in others if isinstance(each, LoadDefinition) and each is not load)
+    return next((each.id for each in loads if (each.spec.landing, each.landed_as) == own), None)
 
 
 def _has_table(made: Made | None) -> bool:

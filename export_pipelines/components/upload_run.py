@@ -47,7 +47,7 @@ def run_uploads(context: Context, area: LoadDefinition, wanted: Sequence[str], *
 def _landed(context: Context, load: LoadDefinition, name: str) -> LandedManifest | None:
     from export_pipelines.steps.land import landed_files
 
-    found = landed_files(getattr(context.resources, load.spec.landing).open(), load.id)
+    found = landed_files(getattr(context.resources, load.spec.landing).open(), load.landed_as)
     return next((each for each in reversed(found) if not name or each.name == name), None)
 
 

@@ -209,6 +209,9 @@ class LoadSpec(SpecModel):
     drift: DriftPolicy = DriftPolicy.FREEZE
     landing: str = "landing"
     """Name of the store in resources/ which landed files go to."""
+    moved_from: str | None = Field(default=None, pattern=r"^\w[\w.-]*(/\w[\w.-]*)+$")
+    """Id (`group/name`) that this definition had before its folder was moved: it goes on with the files which landed
+    for that."""
     depends: tuple[str, ...] = ()
     """Ids (`group/name`) of tables that come before: their success starts this one."""
     keep_pause: Pause = "23 hours"
@@ -336,3 +339,8 @@ class LoadDefinition(SpecModel):
     def id(self) -> str:
         """`group/name`: unique in a project."""
         return f"{self.group}/{self.name}"
+
+    @property
+    def landed_as(self) -> str:
+        """Id under which its files have landed: its own, or the one that it was moved from."""
+        return self.spec.moved_from or self.id

@@ -46,6 +46,8 @@ def upload_definition(area: LoadDefinition, organisation: str, dataset: str, col
     spec: dict[str, Any] = area.spec.model_dump()
     spec["target"]["table"] = f"{area.spec.target.table}_{organisation}_{dataset}"
     spec["file"]["format"] = "csv"
+    if area.spec.moved_from:
+        spec["moved_from"] = f"{area.spec.moved_from}/{organisation}_{dataset}"
     spec["columns"] = {name: {"source": source, "type": kind} for name, source, kind in columns}
     try:
         made = LoadSpec.model_validate(spec)

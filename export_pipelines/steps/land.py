@@ -61,7 +61,7 @@ def land(ctx: LandContext, *, force: bool = False, chain: Chain | None = None) -
         StoreError: the landing store failed.
         RequestError: what the definition asks for cannot be done.
     """
-    chain = chain or Chain.read(ctx.store, ctx.load.id)
+    chain = chain or Chain.read(ctx.store, ctx.load.landed_as)
     source = ctx.load.spec.source
     if isinstance(source, TableApiSource):
         api = TableApi(source)
@@ -132,7 +132,7 @@ def _land_rows(ctx: LandContext, chain: Chain) -> LandResult:
             return LandResult((), 1)
         state_file = None
         if digests.raw_size:
-            state_file = store_content(ctx.store, landed_folder(ctx.load.id), "digests", digests)
+            state_file = store_content(ctx.store, landed_folder(ctx.load.landed_as), "digests", digests)
         found = Found(name, ctx.database.name if ctx.database else "")
         entry, new = land_content(
             ctx, chain, found, content, version=pulled.state.get("seen", ""), pulled=pulled, state_file=state_file

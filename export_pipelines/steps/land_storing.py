@@ -211,7 +211,7 @@ def land_content(
         pulled: of rows and pages, what is known of the pull.
         state_file: stored already; what the next pull needs.
     """
-    proof = store_content(ctx.store, landed_folder(ctx.load.id), found.name, content)
+    proof = store_content(ctx.store, landed_folder(ctx.load.landed_as), found.name, content)
     return landings.add(
         {
             "run_id": ctx.run_id,

@@ -65,14 +65,14 @@ def land_upload(
     Raises:
         RequestError: some of its pieces are not there any more.
     """
-    chain = Chain.read(store, load.id)
+    chain = Chain.read(store, load.landed_as)
     if done := chain.latest.get(name):
         return done
     with open_pieces(store, upload, size) as stream, spool() as content:
         while data := stream.read(_CHUNK):
             content.write(data)
         content.finish()
-        proof = store_content(store, landed_folder(load.id), name, content)
+        proof = store_content(store, landed_folder(load.landed_as), name, content)
     values = {
         "run_id": "",
         "source": "upload",

@@ -86,7 +86,7 @@ def landed_files(ctx: LoadContext) -> list[LandedManifest]:
     Raises:
         IntegrityError: the chain in the store is damaged.
     """
-    return land.landed_files(ctx.store, ctx.load.id)
+    return land.landed_files(ctx.store, ctx.load.landed_as)
 
 
 def pending(ctx: LoadContext, landed: Iterable[LandedManifest] | None = None) -> list[LandedManifest]:

@@ -26,6 +26,7 @@ from export_pipelines.steps.land_context import LandContext, LandResult
 from export_pipelines.steps.land_storing import Chain
 from export_pipelines.steps.load import pending
 from export_pipelines.steps.load_context import LoadContext, LoadResult
+from export_pipelines.steps.load_outcome import refuse_other
 from export_pipelines.steps.load_reading import LandedFile, ReadStream
 from export_pipelines.steps.load_run import LoadRun
 from export_pipelines.targets import registry, schema, versions
@@ -160,7 +161,7 @@ def _expected(ctx: LandContext) -> LandedManifest:
     return LandedManifest(
         sequence=_LATER,
         previous_sha256="",
-        table=ctx.load.id,
+        table=ctx.load.landed_as,
         written=datetime.now(UTC),
         run_id=ctx.run_id,
         source=ctx.load.spec.source.type,
@@ -181,6 +182,7 @@ class _LiveRun(LoadRun):
 
     def _begin(self) -> tuple[versions.State | None, LoadResult | None]:
         versions.lock(self._session, self._names)
+        refuse_other(self._session, self._names.table, self._landed.table)
         self._entry = registry.reserve(self._session)
         return versions.state(self._session, self._names), None
 

@@ -21,7 +21,7 @@ from export_pipelines.steps.load_copy import compare_copy, is_whole
 from export_pipelines.steps.load_fill import Destination, Filler
 from export_pipelines.steps.load_merge import TYPED, Merge, Place, make_typed, repeated_keys
 from export_pipelines.steps.load_migrations import migrate, migrate_new, pending_migrations
-from export_pipelines.steps.load_outcome import already, grown, refuse_changed, result_of
+from export_pipelines.steps.load_outcome import already, grown, refuse_changed, refuse_other, result_of
 from export_pipelines.steps.load_quarantine import Quarantine, TooMany
 from export_pipelines.steps.load_reading import LandedFile, header_of
 from export_pipelines.steps.load_shadow import change_blocks, compare, keep, measure
@@ -107,6 +107,8 @@ class LoadRun:
         state = versions.state(self._session, self._names)
         if registry.state_of(self._session, self._entry) == "processed" and not self._force:
             return state, already(self._session, self._names, self._entry)
+        if not self._force:
+            refuse_other(self._session, self._names.table, self._landed.table)
         if self._superseded():
             return state, self._ignored(state.current if state else 0)
         return state, None

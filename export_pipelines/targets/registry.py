@@ -151,6 +151,15 @@ def later_entries(session: Session, table: str, landed: LandedManifest, *, same_
     return [int(row[0]) for row in found]
 
 
+def other_definition(session: Session, table: str, source: str) -> str | None:
+    """Which definition has loaded a table, if `source` has not."""
+    rows = "FROM operations.datafile_registry WHERE target_table = %s AND state = 'processed'"
+    if session.one(f"SELECT EXISTS (SELECT {rows} AND source = %s)", (table, source))[0]:
+        return None
+    found = session.execute(f"SELECT source {rows} ORDER BY id DESC LIMIT 1", (table,))
+    return str(found[0][0]) if found else None
+
+
 def earlier_may_come(session: Session, table: str, landed: LandedManifest) -> bool:
     """Whether what landed earlier is neither loaded nor ignored, and may be loaded after this."""
     (settled,) = session.one(
@@ -159,6 +168,15 @@ def earlier_may_come(session: Session, table: str, landed: LandedManifest) -> bo
         (table, landed.table, landed.sequence),
     )
     return int(settled) < landed.sequence - 1
+
+
+def sources(session: Session, beginning: str) -> list[str]:
+    """What was loaded or tried: ids of definitions that begin so, in order."""
+    found = session.execute(
+        "SELECT DISTINCT source FROM operations.datafile_registry WHERE starts_with(source, %s) ORDER BY 1",
+        (beginning,),
+    )
+    return [str(row[0]) for row in found]
 
 
 def not_loaded(session: Session, table: str, state: str) -> set[str]:

@@ -55,6 +55,22 @@ def test_a_file_that_fails_is_named_with_exit_code_1_and_can_be_left_out(cli: Co
     assert cli("load", "status", "orders", "--json").json[0]["waiting"] == 0
 
 
+def test_a_definition_whose_folder_was_moved_goes_on_with_its_files(cli: CommandLine, database: str) -> None:
+    assert cli("load", "run", "orders").code == 0
+    (cli.root / "assets/shop").rename(cli.root / "assets/sales")
+    (cli.root / "drops" / "june.csv").write_text("id,name\n3,Cid\n")
+    refused = cli("load", "run", "orders")
+    assert refused.code == 1
+    assert "moved_from: shop/orders" in refused.err
+    assert query(database, "SELECT count(*) FROM shop.orders") == [(2,)]
+    (cli.root / "assets/sales/orders/defs.yaml").write_text(ORDERS + "  moved_from: shop/orders\n")
+    done = cli("load", "run", "orders", "--json")
+    assert (done.code, done.json[0]["landed"], done.json[0]["loaded"]) == (0, 1, 1)
+    assert query(database, "SELECT id FROM shop.orders ORDER BY 1") == [(1,), (2,), (3,)]
+    assert cli("load", "status", "--json").json[0]["landed"] == 2
+    assert cli("verify", "orders", "--json").code == 0
+
+
 def test_versions_are_listed_compared_and_rolled_back(cli: CommandLine, database: str) -> None:
     (cli.root / "assets/shop/orders/defs.yaml").write_text(ORDERS + "  style: replace\n  key: [id]\n")
     assert cli("load", "run", "orders").code == 0

@@ -125,22 +125,29 @@ def test_pending_are_files_that_never_were_loaded_nor_ignored(kit: LoadKit) -> N
     assert pending(kit.context) == [files[0], files[3]]
 
 
-def test_a_definition_that_was_moved_goes_on_where_the_old_one_was(kit: LoadKit) -> None:
+def test_a_table_of_another_definition_is_loaded_by_force_only(kit: LoadKit) -> None:
     kit.spec["style"] = "replace"
     kit.load("id,name\n1,old\n")
     kit.load("id,name\n1,newer\n")
-    moved = kit.land("id,name\n1,moved\n").model_copy(update={"sequence": 1, "table": "shop/purchases"})
-    assert kit.load(moved).action == "loaded"
-    assert kit.rows() == [(1, "moved")]
+    other = {"table": "shop/purchases"}
+    first = kit.land("id,name\n1,other\n").model_copy(update={"sequence": 1, **other})
+    with pytest.raises(TargetError, match="was loaded by the definition shop/orders until now") as caught:
+        kit.load(first)
+    assert "moved_from: shop/orders" in (caught.value.hint or "")
+    assert kit.rows() == [(1, "newer")]
+    assert kit.load(first, force=True).action == "loaded"
+    second = kit.land("id,name\n1,mine\n").model_copy(update={"sequence": 2, **other})
+    assert kit.load(second).action == "loaded"
+    assert kit.rows() == [(1, "mine")]
 
 
-def test_a_definition_that_was_moved_revises_what_the_old_one_loaded(kit: LoadKit) -> None:
+def test_a_definition_that_took_over_revises_what_the_old_one_loaded(kit: LoadKit) -> None:
     kit.spec["revised"] = "replace"
     kit.load(FILE, "may.csv")
     kit.load("id,name\n9,Zoe\n", "june.csv")
     kit.load("id,name\n2,Bob\n", "may.csv")
     moved = kit.land("id,name\n3,Cid\n", "may.csv").model_copy(update={"sequence": 1, "table": "shop/purchases"})
-    assert kit.load(moved).action == "loaded"
+    assert kit.load(moved, force=True).action == "loaded"
     assert kit.rows() == [(3, "Cid"), (9, "Zoe")]
 
 

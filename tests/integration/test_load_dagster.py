@@ -217,6 +217,8 @@ def test_a_pull_is_told_as_landed_and_loaded_once_whether_it_was_loaded_meanwhil
         (("target: {table: shop.orders}", "target: {table: shop.orders, connection: nowhere}"), "'nowhere'"),
         (("quarantine: {max_rows: 1}", "depends: [shop/none]"), "'shop/none'"),
         (("quarantine: {max_rows: 1}", "depends: [shop/orders]"), "wait for each other"),
+        (("quarantine: {max_rows: 1}", "moved_from: shop orders"), "moved_from"),
+        (("quarantine: {max_rows: 1}", "moved_from: shop/other"), "belongs to 'shop/other'"),
         (("quarantine: {max_rows: 1}", "day: {windows: [noon]}"), "'noon'"),
         (("quarantine: {max_rows: 1}", "partitions: {every: day, start: 2025-01-01}"), "`partitions` are for"),
         (("type: folder", "type: folders"), "folder"),
