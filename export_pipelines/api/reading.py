@@ -27,7 +27,7 @@ from export_pipelines.api.users import Refused, Unknown
 from export_pipelines.specs.load import LoadDefinition, TargetSpec
 from export_pipelines.specs.load_sources import UploadSource
 from export_pipelines.specs.transform import TransformDefinition
-from export_pipelines.specs.uploads import upload_definition, upload_source
+from export_pipelines.specs.uploads import area_ids, upload_definition, upload_source
 from export_pipelines.steps import read_table
 from export_pipelines.steps.read_table import NotLoaded, Orientation, Page, VersionGone
 
@@ -303,7 +303,7 @@ def _loads(service: Service) -> Iterator[Readable]:
     yield from (each for each in loads if each not in areas)
     yield from (each.transform for each in service.project.transforms.values())
     for area in areas:
-        for organisation, dataset in service.uploads.sets(area.id) if area.spec.target.published else ():
+        for organisation, dataset in service.uploads.sets(area_ids(area)) if area.spec.target.published else ():
             if organisation in upload_source(area).organisations:
                 yield upload_definition(area, organisation, dataset)
 

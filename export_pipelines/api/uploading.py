@@ -18,7 +18,7 @@ from export_pipelines.catalog.audit import Actor
 from export_pipelines.catalog.uploads import Misplaced, UploadRow
 from export_pipelines.errors import RequestError
 from export_pipelines.specs.load import LoadDefinition
-from export_pipelines.specs.uploads import upload_definition, upload_source
+from export_pipelines.specs.uploads import area_ids, upload_definition, upload_source
 
 router = APIRouter(tags=["uploads"])
 
@@ -252,7 +252,7 @@ def _numbered(request: Request, row: UploadRow, area: LoadDefinition, types: dic
 
 def _area(request: Request, area: LoadDefinition) -> AreaOut:
     source = upload_source(area)
-    sets = service_of(request).uploads.sets(area.id)
+    sets = service_of(request).uploads.sets(area_ids(area))
     return AreaOut(
         id=area.id,
         description=area.spec.description,

@@ -190,7 +190,8 @@ def look(service: Service, row: UploadRow, area: LoadDefinition) -> Look:
             if len(parsed.columns) == 1 and (sign := other_delimiter(parsed.columns)):
                 raise RequestError(
                     f"its header has {sign!r} between the names, where {made.spec.file.delimiter!r} is expected",
-                    hint="save it as CSV with that sign",
+                    hint=f"save it as CSV with {made.spec.file.delimiter!r}, or ask an operator to write"
+                    f" `file: {{delimiter: {sign!r}}}` into the definition",
                 )
             columns = infer(parsed, LOOKED_AT, kept, SAMPLE)
     except IntegrityError as error:

@@ -89,12 +89,12 @@ class Uploads:
         """An upload by its id."""
         return _one(self._pool.rows(f"SELECT {_COLUMNS} FROM upload WHERE id = %(id)s", {"id": upload}))
 
-    def of(self, area: str, organisation: str, dataset: str, limit: int = 50) -> list[UploadRow]:
-        """Those of a data set, newest first."""
+    def of(self, areas: Collection[str], organisation: str, dataset: str, limit: int = 50) -> list[UploadRow]:
+        """Those of a data set, newest first. `areas` are ids of its definition, those of before it was moved, too."""
         rows = self._pool.rows(
-            f"SELECT {_COLUMNS} FROM upload WHERE area = %(a)s AND organisation = %(o)s AND dataset = %(d)s "
-            "ORDER BY created_at DESC LIMIT %(n)s",
-            {"a": area, "o": organisation, "d": dataset, "n": limit},
+            f"SELECT {_COLUMNS} FROM upload WHERE area = ANY(%(a)s::text[]) AND organisation = %(o)s "
+            "AND dataset = %(d)s ORDER BY created_at DESC LIMIT %(n)s",
+            {"a": list(areas), "o": organisation, "d": dataset, "n": limit},
         )
         return [UploadRow(**each) for each in rows]
 
@@ -107,11 +107,12 @@ class Uploads:
         )
         return [UploadRow(**each) for each in rows]
 
-    def sets(self, area: str) -> list[tuple[str, str]]:
-        """Organisation and name of each data set of which a load was started."""
+    def sets(self, areas: Collection[str]) -> list[tuple[str, str]]:
+        """Organisation and name of each data set of which a load was started; `areas` as of `of`."""
         rows = self._pool.rows(
-            "SELECT DISTINCT organisation, dataset FROM upload WHERE area = %(a)s AND attempts > 0 ORDER BY 1, 2",
-            {"a": area},
+            "SELECT DISTINCT organisation, dataset FROM upload WHERE area = ANY(%(a)s::text[]) AND attempts > 0 "
+            "ORDER BY 1, 2",
+            {"a": list(areas)},
         )
         return [(each["organisation"], each["dataset"]) for each in rows]
 

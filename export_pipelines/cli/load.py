@@ -272,7 +272,7 @@ def _described_transform(transform: TransformDefinition) -> dict[str, Any]:
 _REGISTRY = """
 SELECT landing, (array_agg(state ORDER BY id DESC))[1], (array_agg(coalesce(error_message, '') ORDER BY id DESC))[1],
   (array_agg(coalesce(quarantined, 0) ORDER BY id DESC))[1], max(updated)
-FROM operations.datafile_registry WHERE target_table = %s GROUP BY landing
+FROM operations.datafile_registry WHERE target_table = %s AND source = %s GROUP BY landing
 """
 
 
@@ -303,7 +303,7 @@ def _status(ctx: LoadContext) -> dict[str, Any]:
     current = next((each for each in table_versions(ctx) if each.current), None)
     with ctx.target.session() as session:
         session.begin()
-        entries = session.execute(_REGISTRY, (ctx.load.spec.target.table,))
+        entries = session.execute(_REGISTRY, (ctx.load.spec.target.table, ctx.load.landed_as))
     loaded = [row for row in entries if row[1] == "processed"]
     return {
         "table": ctx.load.id,

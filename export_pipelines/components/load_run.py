@@ -102,6 +102,8 @@ class LoadRun:
     origin: LoadDefinition | TransformDefinition | None
     """The table that is copied, of a `table` source."""
     force: bool = False
+    live: bool = True
+    """Whether rows may be loaded while they land. Where they may not, they may not for the rest of the run."""
     landed: int = 0
     loaded: int = 0
     rows: int = 0
@@ -109,18 +111,22 @@ class LoadRun:
 
     def run(self, *, land: bool, load: bool, keys: Sequence[str] | None) -> None:
         """Land and load; raise at the end if something failed. `keys` are partitions; all when None."""
+        from export_pipelines.steps.load import index_published, refuse_unloadable
+
         self.context.instance.optimize_for_webserver(statement_timeout=0, pool_recycle=20, max_overflow=20)
         before = self._done_before()
+        if load and not self.force and not self._attempt("load", lambda: refuse_unloadable(self._load_context)):
+            raise self._ending()
         if land:
             self._land(keys, load=load)
         if load:
             for landed in self._todo(keys):
-                if (landed.sequence, self.force) in before:
+                if landed.sequence in before:
                     continue
                 done = self._attempt(f"load of {landed.name}", partial(self._load, landed))
                 if not done and self.load.spec.style in _IN_ORDER:
                     break
-            self._attempt("the index of pages", self._index_pages)
+            self._attempt("the index of pages", lambda: index_published(self._load_context))
         if self.failed:
             raise self._ending()
 
@@ -146,7 +152,7 @@ class LoadRun:
 
         if keys is None or not self.load.spec.by_file:
             return ()
-        known = {naming.safe(name): name for name in [each.name for each in self._chain.entries]}
+        known = {naming.safe(each.name): each.name for each in self._chain.entries}
         if set(keys) - known.keys():
             known |= {naming.safe(name): name for name in list_files(self._land_context)}
         if unknown := sorted(set(keys) - known.keys()):
@@ -179,7 +185,9 @@ class LoadRun:
         from export_pipelines.steps.land import land
         from export_pipelines.steps.load_live import loads_live, pull_and_load
 
-        if not load or self.force or not loads_live(self._load_context, self._chain.entries):
+        # It asks about all that has landed: not for each of many windows, once the answer is no.
+        self.live = self.live and load and not self.force and loads_live(self._load_context, self._chain.entries)
+        if not self.live:
             return land(ctx, force=self.force, chain=self._chain), None
         done = pull_and_load(ctx, self._load_context, self._chain)
         if done.given_up:
@@ -207,11 +215,6 @@ class LoadRun:
         if self.force and self.load.spec.style in WHOLE:
             return found[-1:]
         return found
-
-    def _index_pages(self) -> None:
-        from export_pipelines.steps.load import index_published
-
-        index_published(self._load_context)
 
     def _load(self, landed: LandedManifest) -> None:
         from export_pipelines.steps.load import load_file
@@ -309,17 +312,14 @@ class LoadRun:
             return False
         return True
 
-    def _done_before(self) -> set[tuple[int, bool]]:
+    def _done_before(self) -> set[int]:
         """Numbers of the manifests that an earlier attempt of this same run has loaded by force."""
         if not self.context.retry_number or not self.force:
             return set()
         logs = self.context.instance.all_logs(self.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
         made = [entry.asset_materialization for entry in logs if entry.asset_materialization]
-        return {
-            (int(cast(Any, each.metadata["manifest"].value)), True)
-            for each in made
-            if each.asset_key == load_key(self.asset_id)
-        }
+        mine = [each for each in made if each.asset_key == load_key(self.asset_id)]
+        return {int(cast(Any, each.metadata["manifest"].value)) for each in mine}
 
     def _ending(self) -> Exception:
         """Another attempt, or the end of the run: each failure is named, the first ten with their reason."""

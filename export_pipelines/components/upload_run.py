@@ -20,14 +20,14 @@ def run_uploads(context: Context, area: LoadDefinition, wanted: Sequence[str], *
     """Load landed files, `organisation/data set/landed name`; of `organisation/data set` the newest.
 
     Raises:
-        dagster.Failure: some failed; the others are done.
+        dagster.Failure: one failed; those behind it are not tried.
         dagster.RetryRequested: a transient error.
     """
     from export_pipelines.steps.land_upload import landed_columns
 
     total = {"landed": 0, "loaded": 0, "rows": 0}
     if not wanted:
-        context.log.info("uploads are loaded from the page of the service")
+        context.log.info("uploads are loaded by the service, or by their names")
     for each in wanted:
         organisation, _, rest = each.partition("/")
         dataset, _, name = rest.partition("/")

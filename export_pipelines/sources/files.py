@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol
 
@@ -31,13 +31,11 @@ class Found:
 
 @dataclass
 class Download:
-    """A file that is being read. Read `version`, `state` and the like when the pieces are through."""
+    """A file that is being read."""
 
     pieces: Iterator[bytes]
     version: str
     """What the source said of the very bytes that are read."""
-    rows: int | None = None
-    state: dict[str, str] = field(default_factory=dict)
 
 
 class FileSource(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from export_pipelines.errors import SourceError
-from export_pipelines.sources.files import Download, Found, matches
+from export_pipelines.sources.files import Download, Found, Gone, matches
 
 _CHUNK = 1 << 20
 
@@ -55,6 +55,8 @@ class FolderFiles:
         path = Path(self.path) / found.name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise Gone(f"{path} is not there any more") from error
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror}", transient=True) from error
         with os.fdopen(descriptor, "rb") as file:

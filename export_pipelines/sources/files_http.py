@@ -111,7 +111,10 @@ class HttpFiles:
         for item in items:
             link = item if isinstance(item, str) else _search(self.spec.item_url, item)
             if not isinstance(link, str) or not link:
-                raise SourceError(f"an item of {shown_url(base)} has no URL at {self.spec.item_url!r}")
+                raise SourceError(
+                    f"an item of {shown_url(base)} has no URL at {self.spec.item_url!r}",
+                    hint="correct `item_url`, a JMESPath",
+                )
             url = self.client.checked(link, base)
             name = self._text(self.spec.item_name, item) or _last_part(url) or "file"
             yield url, name, self._text(self.spec.item_version, item)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from export_pipelines.errors import SourceError
-from export_pipelines.sources.files import Download, Found, checked_name, matches
+from export_pipelines.errors import ObjectMissing, SourceError
+from export_pipelines.sources.files import Download, Found, Gone, checked_name, matches
 
 _CHUNK = 1 << 20
 
@@ -46,6 +46,9 @@ class BucketFiles:
         if known and found.version == known:
             yield None
             return
-        stream, version = self.read(self.prefix + found.name)
+        try:
+            stream, version = self.read(self.prefix + found.name)
+        except ObjectMissing as error:
+            raise Gone(error.message) from error
         with stream:
             yield Download(iter(lambda: stream.read(_CHUNK), b""), version.strip('"'))

@@ -26,6 +26,7 @@ _GONE = (404, 410)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 _LONGEST_WAIT = 300.0
+_MAX_BYTES = "set `max_bytes`"
 _HINTS = {
     401: "check `auth` of the source",
     403: "check `auth` of the source, and its rights",
@@ -72,10 +73,11 @@ class Client:
         """The whole answer to a call. A connection that is lost in the middle is tried again, too."""
         import httpx
 
+        hint = _MAX_BYTES if limit == self.options.max_bytes else "it is read as a whole: ask for less at a time"
         for attempt in range(1, self.options.attempts + 1):
             try:
                 with self.stream(call) as response:
-                    return b"".join(bounded(response.iter_bytes(), limit, call.url)), response
+                    return b"".join(bounded(response.iter_bytes(), limit, call.url, hint)), response
             except httpx.HTTPError as error:
                 self._again(attempt, None, f"{shown_url(call.url)} was cut: {_reason(error)}")
         raise AssertionError
@@ -250,13 +252,13 @@ class Client:
             yield response
 
 
-def bounded(pieces: Iterator[bytes], limit: int, url: str) -> Iterator[bytes]:
+def bounded(pieces: Iterator[bytes], limit: int, url: str, hint: str = _MAX_BYTES) -> Iterator[bytes]:
     """The pieces, at most `limit` bytes. Raises SourceError."""
     size = 0
     for piece in pieces:
         size += len(piece)
         if size > limit:
-            raise SourceError(f"{shown_url(url)} is larger than {limit} bytes", hint="set `max_bytes`")
+            raise SourceError(f"{shown_url(url)} is larger than {limit} bytes", hint=hint)
         yield piece
 
 

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -128,7 +128,7 @@ class Pages:
             params[self.paging.size_parameter] = str(self.paging.size)
         if self.paging.by in ("offset", "page"):
             params[self.paging.parameter] = str(place)
-        return Call(call.url, call.method, params, call.headers, call.json, call.content)
+        return replace(call, params=params)
 
     def _next(
         self, call: Call, data: bytes, response: httpx.Response, records: int, place: int, seen: set[str]
@@ -147,11 +147,9 @@ class Pages:
             raise SourceError(f"{shown_url(call.url)} goes in circles: a page leads to an earlier one")
         seen.add(text)
         if self.paging.by == "link":
-            return Call(self.client.checked(text, str(response.url)), call.method, {}, call.headers, call.json)
+            return replace(call, url=self.client.checked(text, str(response.url)), params={})
         placed = self._placed(call, place)
-        return Call(
-            call.url, call.method, {**placed.params, self.paging.parameter: text}, call.headers, call.json, call.content
-        )
+        return replace(placed, params={**placed.params, self.paging.parameter: text})
 
     def _search(self, data: bytes, call: Call) -> Any:
         return _searched(self.paging.next, data, shown_url(call.url))

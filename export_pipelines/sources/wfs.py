@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from export_pipelines.sources.files import need
 from export_pipelines.sources.http_client import Call, Client
@@ -13,7 +13,7 @@ from export_pipelines.specs.service import resolve
 
 _MEMBER = re.compile(rb"<(?:\w+:)?(?:member|featureMember)[\s>]")
 _RETURNED = re.compile(rb'\bnumberReturned="(\d+)"')
-_FEATURES = re.compile(r"\W+")
+_NO_WORD = re.compile(r"\W+")
 
 
 def wfs_pages(spec: WfsSource, *, prefix: str = "") -> Pages:
@@ -30,27 +30,20 @@ def wfs_pages(spec: WfsSource, *, prefix: str = "") -> Pages:
         **({"srsName": spec.srs_name} if spec.srs_name else {}),
         **({"CQL_FILTER": spec.cql_filter} if spec.cql_filter else {}),
         # Some servers take what the URL says already, such as the name of a map.
-        **dict(_pairs(parts.query)),
+        **dict(parse_qsl(parts.query, keep_blank_values=True)),
     }
     paging = PagingSpec(by="offset", parameter="startIndex", size_parameter="count", size=spec.page_features)
     bare = urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
-    pages = Pages(
+    return Pages(
         Client(spec, bare),
         Call(bare, params=params),
         paging,
         json_count("features") if is_json else gml_count,
         "json" if is_json else "gml",
         prefix=prefix,
-        stem=_FEATURES.sub("_", spec.type_name),
+        stem=_NO_WORD.sub("_", spec.type_name),
+        extension=".geojson" if is_json else ".gml",
     )
-    pages.extension = ".geojson" if is_json else ".gml"
-    return pages
-
-
-def _pairs(query: str) -> list[tuple[str, str]]:
-    from urllib.parse import parse_qsl
-
-    return parse_qsl(query, keep_blank_values=True)
 
 
 def gml_count(data: bytes) -> int:

@@ -31,10 +31,7 @@ from export_pipelines.specs.table import PartitionsSpec
 
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]*")
 
-RESERVED = (
-    *("row_id", "raw_id", "file_id", "file_line", "loaded_at"),
-    *("valid_from", "valid_to", "removed_at", "row_digest"),
-)
+RESERVED = ("row_id", "file_id", "raw_id", "valid_from", "valid_to", "removed_at")
 """Columns that loading adds itself: `row_id` is what pages are read by."""
 
 
@@ -138,7 +135,8 @@ class TargetSpec(SpecModel):
     published: bool = False
     """Whether the read API serves it. Then it has an index of `row_id`, which the next run makes if it is lacking."""
     grants: tuple[str, ...] = ()
-    """Roles that may read it."""
+    """Roles that may read it, from when it is made; to those that are added later `export-pipelines grants --apply`
+    gives it."""
     keep_versions: int = Field(default=3, ge=1)
     """Old versions that are kept for a rollback, of styles that build anew."""
 

@@ -40,7 +40,7 @@ class HttpOptions(SpecModel):
     """Tries of one call: 429, 500, 502, 503, 504 and lost connections are tried again, after what `Retry-After` says
     or else after 1, 2, 4 … seconds."""
     max_bytes: int = Field(default=10 * 2**30, ge=1)
-    """A file or page that is larger fails."""
+    """A file or page that is larger fails. Pages of `rest` and `wfs` have 64 MiB at most, whatever this says."""
     hosts: tuple[str, ...] = ()
     """More hosts (`host` or `host:port`) that links and redirects may lead to. Without, they stay on the host of the
     URL: what a listing says must not make us call other servers."""

@@ -1,4 +1,4 @@
-"""What was found below assets/: tables, data sets, and folders that are broken; kept apart by their ids."""
+"""What was found below assets/: definitions, and folders that are broken; kept apart by their ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILES = ("defs.yaml", "select.sql", "delete.sql")
 
 @dataclass(frozen=True)
 class BrokenFolder:
-    """A folder that should be a table or a data set and cannot be one; shown with its errors."""
+    """A folder that should be a definition and cannot be one; shown with its errors."""
 
     name: str
     group: str
@@ -34,7 +34,7 @@ class BrokenFolder:
 
 @dataclass(frozen=True)
 class Loaded:
-    """All tables and data sets by id, in the order of their folders, and the folders that are broken."""
+    """All definitions by id, in the order of their folders, and the folders that are broken."""
 
     tables: dict[str, TableDefinition] = field(default_factory=dict)
     datasets: dict[str, DataSetDefinition] = field(default_factory=dict)

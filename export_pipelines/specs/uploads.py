@@ -30,6 +30,11 @@ def upload_source(area: LoadDefinition) -> UploadSource:
     return area.spec.source
 
 
+def area_ids(area: LoadDefinition) -> tuple[str, str]:
+    """Under which its uploads are noted: its id, and the one that it had before it was moved."""
+    return area.id, area.landed_as
+
+
 def upload_definition(area: LoadDefinition, organisation: str, dataset: str, columns: Columns = ()) -> LoadDefinition:
     """The table of a data set: `<table>_<organisation>_<data set>`.
 

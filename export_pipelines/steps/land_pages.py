@@ -12,9 +12,9 @@ from export_pipelines.errors import IntegrityError, SourceError
 from export_pipelines.formats.parsing.pages import PageRecords, page_line
 from export_pipelines.sources.http_client import shown_url
 from export_pipelines.sources.rest import Pages
+from export_pipelines.steps.land_digests import Write
 from export_pipelines.steps.land_rows import Pulled
 
-Write = Callable[[bytes], object]
 PullPages = Callable[[str, Callable[[], Write]], Pulled]
 """Gets the digest that landed last, and what throws away what was written and gives where to write."""
 

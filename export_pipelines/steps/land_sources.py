@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, BinaryIO
@@ -16,7 +17,7 @@ from export_pipelines.sources.files_sftp import SftpFiles
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.sources.rest import Pages, rest_pages
 from export_pipelines.sources.wfs import wfs_pages
-from export_pipelines.specs.load import FileSpec, LoadSpec
+from export_pipelines.specs.load import LoadSpec
 from export_pipelines.specs.load_sources import (
     FolderSource,
     HttpSource,
@@ -55,7 +56,7 @@ def pages_source(spec: LoadSpec, window: Window | None, target: PostgresSource |
         case RestSource():
             return rest_pages(
                 source,
-                records=_records(spec.file),
+                records=spec.file.records,
                 file_format=spec.file.format,
                 repeats=_repeats(source.repeat, target),
                 common=_window_values(window),
@@ -64,11 +65,6 @@ def pages_source(spec: LoadSpec, window: Window | None, target: PostgresSource |
         case WfsSource():
             return wfs_pages(source, prefix=prefix)
     raise RequestError(f"a source of type {source.type!r} has no pages")
-
-
-def _records(file: FileSpec) -> str:
-    """Where the records of a page are: pages are counted by them."""
-    return file.records
 
 
 def _window_values(window: Window | None) -> dict[str, str]:
@@ -93,8 +89,6 @@ def _bucket(source: S3Source) -> BucketFiles:
         return store.client
 
     def read(key: str) -> tuple[BinaryIO, str]:
-        import io
-
         body = S3Body(client(), bucket, key, f"s3://{bucket}/{key}")
         return io.BufferedReader(body, 1 << 20), body.etag
 

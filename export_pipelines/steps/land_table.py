@@ -15,13 +15,12 @@ from export_pipelines.sources.opensearch_json import Number, exact_dumps
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.sources.table_api import TableApi
 from export_pipelines.sql import quote_identifier
+from export_pipelines.steps.land_digests import Write
 from export_pipelines.steps.land_rows import Pulled
 from export_pipelines.steps.table_digest import Columns, TableDigest, measured, noted, view_columns
 
-TRIES = 5
+_TRIES = 5
 """How often the pages of a table are begun anew when it changes meanwhile."""
-
-Write = Callable[[bytes], object]
 
 
 def pull_table(database: PostgresSource, relation: str, write: Write) -> Pulled:
@@ -51,7 +50,7 @@ def pull_pages(api: TableApi, before: str, begin: Callable[[], Write]) -> Pulled
     Raises:
         SourceError: the service refused or failed, or the table changes all the time.
     """
-    for _ in range(TRIES):
+    for _ in range(_TRIES):
         said = api.digest()
         digest = TableDigest(said.rows, said.digest)
         if digest.text == before:
@@ -63,7 +62,7 @@ def pull_pages(api: TableApi, before: str, begin: Callable[[], Write]) -> Pulled
             if again == digest and rows == digest.rows:
                 return Pulled(rows, {"mode": "full", **noted(said.columns, digest)})
     raise SourceError(
-        f"{api.name} was changed {TRIES} times while its pages were read", hint="try again later", transient=True
+        f"{api.name} was changed {_TRIES} times while its pages were read", hint="try again later", transient=True
     )
 
 

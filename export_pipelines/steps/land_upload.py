@@ -58,7 +58,8 @@ def open_pieces(store: Store, upload: str, size: int) -> BinaryIO:
 def land_upload(
     load: LoadDefinition, store: Store, upload: str, size: int, name: str, columns: Columns
 ) -> LandedManifest:
-    """Land an upload of so many bytes, by a name that no other landing of its data set has. Done before: that landing.
+    """Land an upload of so many bytes, by a name that no other upload of its data set has. Done before, with these
+    columns: that landing.
 
     Crash: as of any landing, the file is there with its manifest or not at all.
 
@@ -66,7 +67,8 @@ def land_upload(
         RequestError: some of its pieces are not there any more.
     """
     chain = Chain.read(store, load.landed_as)
-    if done := chain.latest.get(name):
+    done = chain.latest.get(name)
+    if done and landed_columns(done) == [*columns]:
         return done
     with open_pieces(store, upload, size) as stream, spool() as content:
         while data := stream.read(_CHUNK):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from export_pipelines.errors import SourceError, StoreError
 from export_pipelines.sources.postgres import Session
 from export_pipelines.steps import land
+from export_pipelines.steps.load_begin import check_table
 from export_pipelines.steps.load_context import LoadContext as LoadContext  # noqa: PLC0414  # part of what this offers
 from export_pipelines.steps.load_context import LoadResult, RowDiff, TableVersion
 from export_pipelines.steps.load_copy import as_copy
@@ -78,6 +79,16 @@ def load_file(ctx: LoadContext, landed: LandedManifest, *, force: bool = False) 
     finally:
         if run is not None and run.misfits is not None:
             run.misfits.close()
+
+
+def refuse_unloadable(ctx: LoadContext) -> None:
+    """Find out before anything lands whether the table may be loaded, if the target answers.
+
+    Raises:
+        TargetError: it was dropped by hand, or only another definition has loaded it.
+    """
+    with suppress(SourceError), ctx.target.session() as session:
+        check_table(session, ctx.load)
 
 
 def landed_files(ctx: LoadContext) -> list[LandedManifest]:

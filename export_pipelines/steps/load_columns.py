@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,6 @@ from export_pipelines.specs.load import RESERVED, DriftPolicy, LoadColumn, LoadS
 from export_pipelines.sql import quote_identifier
 from export_pipelines.targets.tables import TableColumn, columns_of
 
-OWN = ("row_id", "file_id", "raw_id", "valid_from", "valid_to", "removed_at")
-"""Columns which loading adds."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _WIDEST = 63
 _TEXTS = re.compile(r"(text|character varying|character|bpchar|\"char\"|citext|name)\b.*")
@@ -90,17 +87,18 @@ def file_columns(spec: LoadSpec, known: Sequence[str]) -> list[str] | None:
     return found
 
 
-def refuse_header(header: Sequence[str]) -> None:
-    """Raises TargetError: names of a file are empty, too long, or there twice."""
+def _refuse_header(header: Sequence[str]) -> None:
+    """Raises TargetError: names of a file are empty or too long. (None is there twice: parsers see to that.)"""
     if not header:
         raise TargetError("the file has no columns", hint="is it empty, or is `skip_rows` too great?")
     for number, name in enumerate(header, 1):
         if not name.strip():
             raise TargetError(f"column {number} of the file has no name", hint="see `header` and `skip_rows`")
         if len(name.encode()) > _WIDEST:
-            raise TargetError(f"the name of column {number} of the file is longer than {_WIDEST} bytes: {name[:80]!r}…")
-    if twice := [name for name, times in Counter(header).items() if times > 1]:
-        raise TargetError(f"the file has columns of the same name: {_listed(twice)}")
+            raise TargetError(
+                f"the name of column {number} of the file is longer than {_WIDEST} bytes: {name[:80]!r}…",
+                hint="PostgreSQL has no longer names; shorten it in the file",
+            )
 
 
 def own_columns(spec: LoadSpec) -> list[TableColumn]:
@@ -116,7 +114,7 @@ def own_columns(spec: LoadSpec) -> list[TableColumn]:
 
 def given_columns(session: Session, relation: str) -> list[TableColumn]:
     """The columns of a table without those which loading adds."""
-    return [column for column in columns_of(session, relation) if column.name not in OWN]
+    return [column for column in columns_of(session, relation) if column.name not in RESERVED]
 
 
 def wanted_columns(spec: LoadSpec, types: dict[str, str]) -> list[TableColumn]:
@@ -135,7 +133,7 @@ def make_plan(
     Raises:
         TargetError: the policy of the definition does not let file, definition and table differ in this way.
     """
-    refuse_header(header)
+    _refuse_header(header)
     if not wanted:
         return _untyped(spec, header, there)
     new = _compare(spec, wanted, there)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -124,9 +125,9 @@ class Conversion:
     def _range(self, low: int, high: int) -> str:
         number = f"staged.{quote_identifier(self._staged.number)}"
         where = f"{number} BETWEEN {low} AND {high}"
-        if self._left_out:
-            listed = ", ".join(map(str, self._left_out))
-            where += f" AND {number} <> ALL('{{{listed}}}'::bigint[])"
+        # Those of the range only: there may be many, and each statement names them.
+        if left := self._left_out[bisect_left(self._left_out, low) : bisect_right(self._left_out, high)]:
+            where += f" AND {number} <> ALL('{{{', '.join(map(str, left))}}}'::bigint[])"
         return where
 
     def _index(self) -> None:
@@ -167,7 +168,7 @@ class Conversion:
                 f"WHERE {self._range(low, self._staged.last)} AND ({any_of}) ORDER BY 1 LIMIT 1000"
             )
             for ordinal, place, record in found:
-                self._drop(Misfit(ordinal, names[place], reason(names[place]), self._shown(record)))
+                self._drop(Misfit(ordinal, names[place], reason(names[place]), record))
             found_any = found_any or bool(found)
             if len(found) < 1000:
                 return found_any
@@ -191,14 +192,11 @@ class Conversion:
         record = self._session.execute(
             f"SELECT to_json(staged)::text FROM {self._staged.relation} AS staged WHERE {where}"
         )
-        self._drop(Misfit(number, column, reason, self._shown(record[0][0]) if record else ""))
+        self._drop(Misfit(number, column, reason, record[0][0] if record else ""))
 
     def _drop(self, misfit: Misfit) -> None:
-        self._left_out.append(misfit.number)
+        insort(self._left_out, misfit.number)
         self._misfit(misfit)
-
-    def _shown(self, record: str) -> str:
-        return record
 
 
 def _unfit(filled: Filled) -> str:

@@ -30,15 +30,7 @@ class Destination:
 
     relation: str
     fresh: bool
-    ordinal: str | None
-
-
-@dataclass(frozen=True)
-class Filling:
-    """How many rows went in, and what did not fit."""
-
-    rows: int
-    misfits: Quarantine
+    ordinal: str
 
 
 class Filler:
@@ -64,8 +56,9 @@ class Filler:
         self._report = report
         self._misfits = Quarantine(spec.quarantine, file)
 
-    def fill(self, into: Destination) -> Filling:
-        """Try what is fast first; if the server refuses a row, do it again in the way which finds out which.
+    def fill(self, into: Destination) -> int:
+        """How many rows went in. Tries what is fast first; if the server refuses a row, does it again in the way which
+        finds out which.
 
         Raises:
             TooMany: more records do not fit than may; those of the Filler's `misfits` are the first.
@@ -83,7 +76,7 @@ class Filler:
             self._misfits = Quarantine(self._spec.quarantine, self._file)
             rows = self._by_text(into, passthrough=False)
         self._session.execute("RELEASE filling")
-        return Filling(rows, self._misfits)
+        return rows
 
     @property
     def misfits(self) -> Quarantine:

@@ -26,7 +26,6 @@ from export_pipelines.steps.land_context import LandContext, LandResult
 from export_pipelines.steps.land_storing import Chain
 from export_pipelines.steps.load import pending
 from export_pipelines.steps.load_context import LoadContext, LoadResult
-from export_pipelines.steps.load_outcome import refuse_other
 from export_pipelines.steps.load_reading import LandedFile, ReadStream
 from export_pipelines.steps.load_run import LoadRun
 from export_pipelines.targets import registry, schema, versions
@@ -181,10 +180,9 @@ class _LiveRun(LoadRun):
         self._feed = feed
 
     def _begin(self) -> tuple[versions.State | None, LoadResult | None]:
-        versions.lock(self._session, self._names)
-        refuse_other(self._session, self._names.table, self._landed.table)
+        state = self._lock()
         self._entry = registry.reserve(self._session)
-        return versions.state(self._session, self._names), None
+        return state, None
 
     def _open(self, wanted: list[str] | None) -> LandedFile:
         return _LiveFile(self._ctx, self._landed, wanted, self._feed)
@@ -194,6 +192,10 @@ class _LiveRun(LoadRun):
         return self._landed
 
     def _note(self, counts: Counts) -> None:
+        self._manifest()
+        if self._superseded():
+            # It landed, and waited for the table, while others landed and loaded what is newer.
+            raise _GivenUp("a newer file is loaded already")
         version, run = self._ctx.load.version, self._ctx.run_id
         registry.add(self._session, self._entry, self._names.table, self._manifest(), version, run, counts)
 

@@ -83,8 +83,9 @@ class Merge:
             )
         counts = merge()
         if self.place.earlier_may_come:
+            raw = ", raw_id = s.raw_id" if self.spec.raw else ""
             self.session.execute(
-                f"UPDATE {self.current} AS t SET file_id = {self.entry} FROM {TYPED} AS s "
+                f"UPDATE {self.current} AS t SET file_id = {self.entry}{raw} FROM {TYPED} AS s "
                 f"WHERE {self._same_key}{alive} AND t.file_id <> {self.entry}"
             )
         return counts
@@ -226,14 +227,15 @@ class Merge:
         return Counts(added=self._insert(""), removed=removed)
 
 
-def repeated_keys(session: Session, relation: str, order: str, key: Sequence[str]) -> list[tuple[int, str]]:
-    """Rows whose key comes again further on, by the value of `order`, and their content. The last of each stays."""
+def repeated_keys(session: Session, relation: str, order: str, key: Sequence[str], most: int) -> list[tuple[int, str]]:
+    """Take away rows whose key comes again further on, by the value of `order`: the last of each stays. The first of
+    them with their content, `most` at most: by a wrong key it may be all rows."""
     listed = ", ".join(map(quote_identifier, key))
     if not session.execute(f"SELECT 1 FROM {relation} GROUP BY {listed} HAVING count(*) > 1 LIMIT 1"):
         return []
     found = session.execute(
-        f"DELETE FROM {relation} AS t USING (SELECT {order} AS number, row_number() OVER (PARTITION BY {listed} "
-        f"ORDER BY {order} DESC) AS place FROM {relation}) AS r WHERE t.{order} = r.number AND r.place > 1 "
-        f"RETURNING t.{order}, to_json(t)::text"
+        f"WITH gone AS (DELETE FROM {relation} AS t USING (SELECT {order} AS number, row_number() OVER (PARTITION BY "
+        f"{listed} ORDER BY {order} DESC) AS place FROM {relation}) AS r WHERE t.{order} = r.number AND r.place > 1 "
+        f"RETURNING r.number, to_json(t)::text AS record) SELECT number, record FROM gone ORDER BY 1 LIMIT {most}"
     )
     return [(int(number), record) for number, record in found]

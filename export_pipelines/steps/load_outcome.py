@@ -38,22 +38,19 @@ def refuse_changed(ctx: LoadContext) -> None:
         )
 
 
-def refuse_other(session: Session, table: str, source: str) -> None:
-    """Raises TargetError if only another definition than `source` has loaded the table: all that lands anew would be
-    loaded once more."""
-    if other := registry.other_definition(session, table, source):
-        raise TargetError(
-            f"{table} was loaded by the definition {other} until now, not by {source}",
-            hint=f"if its folder was moved, say `moved_from: {other}`; else name another table, or load with `force`",
-        )
-
-
 def already(session: Session, names: TableNames, entry: int) -> LoadResult:
     """What an entry that is processed did."""
     counts = registry.counts_of(session, entry)
     columns = given_columns(session, names.version(counts.table_version))
     session.rollback()
     return result_of("already", entry, counts, columns)
+
+
+def superseded(session: Session, entry: int, current: int) -> LoadResult:
+    """Let an entry wait no more, since a newer file is loaded."""
+    registry.set_ignored(session, entry, "a newer file is loaded already")
+    session.commit()
+    return result_of("superseded", entry, Counts(table_version=current))
 
 
 def note_failure(session: Session, names: TableNames, entry: int, run: LoadRun | None, error: BaseException) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from export_pipelines.errors import TargetError
+from export_pipelines.scratch import scratch_errors
 from export_pipelines.sources.postgres import Session
 from export_pipelines.specs.load import QuarantineSpec
 from export_pipelines.steps.copying import copy_in
@@ -57,9 +58,15 @@ class Quarantine:
         text = io.StringIO()
         row = [line, number, column or None, reason, _shortened(record), raw]
         csv.writer(text, lineterminator="\n").writerow(["" if part is None else str(part) for part in row])
-        self._file.write(text.getvalue().replace("\0", "\ufffd").encode("utf-8", "replace"))
-        if self.count >= self._spec.max_rows + _SHOWN:
+        with scratch_errors():
+            self._file.write(text.getvalue().replace("\0", "\ufffd").encode("utf-8", "replace"))
+        if self.count >= self.most:
             raise TooMany
+
+    @property
+    def most(self) -> int:
+        """With so many, it is too many."""
+        return self._spec.max_rows + _SHOWN
 
     def refuse(self, rows: int) -> None:
         """Raises TargetError: more did not fit than may, where `rows` did."""

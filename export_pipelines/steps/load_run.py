@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from export_pipelines.sources.postgres import Session
 from export_pipelines.specs.load import Style
 from export_pipelines.steps.context import Progress
+from export_pipelines.steps.load_begin import lock_table
 from export_pipelines.steps.load_columns import (
     Plan,
     file_columns,
@@ -21,7 +22,7 @@ from export_pipelines.steps.load_copy import compare_copy, is_whole
 from export_pipelines.steps.load_fill import Destination, Filler
 from export_pipelines.steps.load_merge import TYPED, Merge, Place, make_typed, repeated_keys
 from export_pipelines.steps.load_migrations import migrate, migrate_new, pending_migrations
-from export_pipelines.steps.load_outcome import already, grown, refuse_changed, refuse_other, result_of
+from export_pipelines.steps.load_outcome import already, grown, refuse_changed, result_of, superseded
 from export_pipelines.steps.load_quarantine import Quarantine, TooMany
 from export_pipelines.steps.load_reading import LandedFile, header_of
 from export_pipelines.steps.load_shadow import change_blocks, compare, keep, measure
@@ -39,6 +40,7 @@ from export_pipelines.targets.tables import (
     create_version,
     delete_files,
     ensure_companions,
+    exists,
     lacking,
     lock_for_change,
     patiently,
@@ -77,6 +79,8 @@ class LoadRun:
         self._entry = entry
         self._force = force
         self._names = TableNames.of(self._spec.target)
+        self._last = 0
+        """The highest number of a version that was ever given."""
         self._filler: Filler | None = None
 
     @property
@@ -88,13 +92,11 @@ class LoadRun:
         """Load. Raises what the functions of steps/load.py say; the caller rolls back."""
         self._migrate()
         state, result = self._begin()
-        if result is not None:
-            return result
-        if state and self._widen(state):
+        if result is None and state and self._widen(state):
             self._session.commit()
             state, result = self._begin()
-            if result is not None:
-                return result
+        if result is not None:
+            return result
         self._session.execute("SELECT set_config(%s, %s, true)", (FILE_SETTING, str(self._entry)))
         result = self._load(state)
         self._session.commit()
@@ -103,15 +105,17 @@ class LoadRun:
 
     def _begin(self) -> tuple[versions.State | None, LoadResult | None]:
         """Begin the transaction, with the table locked against other loaders; a result if there is nothing to do."""
-        versions.lock(self._session, self._names)
-        state = versions.state(self._session, self._names)
+        state = self._lock()
         if registry.state_of(self._session, self._entry) == "processed" and not self._force:
             return state, already(self._session, self._names, self._entry)
-        if not self._force:
-            refuse_other(self._session, self._names.table, self._landed.table)
         if self._superseded():
-            return state, self._ignored(state.current if state else 0)
+            return state, superseded(self._session, self._entry, state.current if state else 0)
         return state, None
+
+    def _lock(self) -> versions.State | None:
+        """Begin a transaction, with the table locked: see `lock_table`."""
+        state, self._last = lock_table(self._session, self._ctx.load, self._landed.table, force=self._force)
+        return state
 
     def _open(self, wanted: list[str] | None) -> LandedFile:
         """The file, with these columns of it; see LandedFile."""
@@ -132,8 +136,7 @@ class LoadRun:
         for this only, and not for a load."""
         if not self._ctx.load.migrations:
             return
-        versions.lock(self._session, self._names)
-        state = versions.state(self._session, self._names)
+        state = self._lock()
         todo = pending_migrations(self._session, self._names, self._ctx.load.migrations) if state else ()
         if state and todo:
             migrate(self._session, self._names, state.current, todo)
@@ -147,11 +150,6 @@ class LoadRun:
         if self._force or not (revised or self._spec.ends_absent):
             return False
         return bool(registry.later_entries(self._session, self._names.table, self._landed, same_name=revised))
-
-    def _ignored(self, current: int) -> LoadResult:
-        registry.set_ignored(self._session, self._entry, "a newer file is loaded already")
-        self._session.commit()
-        return result_of("superseded", self._entry, Counts(table_version=current))
 
     def _widen(self, state: versions.State) -> bool:
         """Add the columns that the tables lack, and make the view anew; whether there were any.
@@ -179,17 +177,16 @@ class LoadRun:
     def _load(self, state: versions.State | None) -> LoadResult:
         plan, passthrough = self._plan(state)
         ensure_companions(self._session, self._names, plan.header if self._spec.raw else None)
-        merged = self._spec.style not in (Style.APPEND, *_ANEW)
         table = self._table(state, plan)
         filler = Filler(self._session, self._names, self._spec, self._file, plan, passthrough, self._report)
         self._filler = filler
         try:
-            if merged:
-                action, counts, digest = self._merge(table, plan, filler)
-            elif self._spec.style is Style.APPEND:
+            if self._spec.style is Style.APPEND:
                 action, counts, digest = self._append(table, filler)
-            else:
+            elif self._spec.style in _ANEW:
                 action, counts, digest = self._build(table, plan, filler, state)
+            else:
+                action, counts, digest = self._merge(table, plan, filler)
         except TooMany:
             raise filler.misfits.error() from None
         return self._finish(state, table, action, counts, digest)
@@ -209,7 +206,9 @@ class LoadRun:
         """The table to work on: that of the current version with all columns that it needs, or a new one."""
         if state and self._spec.style not in _ANEW:
             return _Table(state.current, self._names.version(state.current), False)
-        number = (state.last if state else 0) + 1
+        if state is None:
+            views.refuse_foreign(self._session, self._names, self._ctx.load.id)
+        number = self._last + 1
         columns = [*own_columns(self._spec), *plan.table]
         relation = create_version(self._session, self._names, number, columns, self._entry)
         if state is None and self._ctx.load.migrations:
@@ -221,10 +220,8 @@ class LoadRun:
 
     def _append(self, table: _Table, filler: Filler) -> tuple[Action, Counts, str]:
         earlier = registry.earlier_entries(self._session, self._names.table, self._landed, same_name=self._spec.revises)
-        removed = 0
-        if not table.anew and earlier:
-            removed = delete_files(self._session, table.relation, earlier)
-        rows = filler.fill(Destination(table.relation, table.anew, "row_id")).rows
+        removed = delete_files(self._session, table.relation, earlier) if earlier and not table.anew else 0
+        rows = filler.fill(Destination(table.relation, table.anew, "row_id"))
         filler.misfits.refuse(rows)
         where = f"WHERE file_id = {self._entry}"
         compare_copy(self._ctx, self._session, table.relation, where, quarantined=filler.misfits.count)
@@ -234,7 +231,7 @@ class LoadRun:
     def _build(
         self, table: _Table, plan: Plan, filler: Filler, state: versions.State | None
     ) -> tuple[Action, Counts, str]:
-        rows = filler.fill(Destination(table.relation, True, "row_id")).rows
+        rows = filler.fill(Destination(table.relation, True, "row_id"))
         if self._spec.key and not add_key(self._session, table.relation, self._spec.key):
             rows -= self._drop_repeated(filler, table.relation, "row_id")
             add_key(self._session, table.relation, self._spec.key)
@@ -290,7 +287,7 @@ class LoadRun:
             where = "WHERE valid_to IS NULL" if self._spec.style is Style.HISTORY else ""
             add_key(self._session, table.relation, self._spec.key, where)
         make_typed(self._session, plan.filled)
-        rows = filler.fill(Destination(TYPED, True, "load ordinal")).rows
+        rows = filler.fill(Destination(TYPED, True, "load ordinal"))
         rows -= self._drop_repeated(filler, TYPED, '"load ordinal"')
         filler.misfits.refuse(rows)
         if not is_whole(self._spec):
@@ -304,7 +301,7 @@ class LoadRun:
         """Rows whose key comes again further on do not fit."""
         if not self._spec.key or self._spec.style is Style.PARTITION:
             return 0
-        found = repeated_keys(self._session, relation, order, self._spec.key)
+        found = repeated_keys(self._session, relation, order, self._spec.key, filler.misfits.most)
         for number, record in found:
             key = ", ".join(self._spec.key)
             filler.misfits.bad_row(number, "", f"its key ({key}) comes again further on", record, None)
@@ -320,21 +317,24 @@ class LoadRun:
         self, state: versions.State | None, table: _Table, action: Action, counts: Counts, digest: str
     ) -> LoadResult:
         counts = replace(counts, table_version=table.number)
-        last = max(table.number, state.last if state else 0)
+        last = max(table.number, self._last)
         self._note(counts)
         if table.anew:
             settle(self._session, table.relation)
-        total = versions.rows_of(self._session, self._names, table.number) + grown(self._spec, counts)
-        versions.record(self._session, self._names, table.number, total, digest, self._entry)
-        versions.point(self._session, self._names, table.number, last, self._ctx.load.version)
-        if state is None or table.anew or state.definition_version != self._ctx.load.version:
-            versions.forget_old(self._session, self._names, table.number, self._spec.target.keep_versions)
-            self._show(table.number)
-        if state is None:
-            views.grant(self._session, self._names, self._spec.target.grants)
         self._file.verify()
         if is_whole(self._spec):
             compare_copy(self._ctx, self._session, table.relation, quarantined=counts.quarantined)
+        # From here on readers may wait for the view.
+        total = versions.rows_of(self._session, self._names, table.number) + grown(self._spec, counts)
+        versions.record(self._session, self._names, table.number, total, digest, self._entry)
+        versions.point(self._session, self._names, table.number, last, self._ctx.load.version)
+        # Also where somebody dropped the view.
+        unseen = not exists(self._session, self._names.view)
+        if unseen or state is None or table.anew or state.definition_version != self._ctx.load.version:
+            versions.forget_old(self._session, self._names, table.number, self._spec.target.keep_versions)
+            self._show(table.number)
+        if unseen:
+            views.grant(self._session, self._names, self._spec.target.grants)
         refuse_changed(self._ctx)
         return result_of(action, self._entry, counts, given_columns(self._session, table.relation), digest)
 

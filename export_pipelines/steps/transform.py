@@ -285,12 +285,8 @@ def _said(error: SourceError) -> str:
 
 
 def _refuse_foreign(ctx: TransformContext, session: Session, state: versions.State | None) -> None:
-    """Raises TargetError: what has the name was not made by this project."""
-    if state is None and exists(session, ctx.names.view):
-        raise TargetError(
-            f"{ctx.names.table} is there, and {ctx.transform.id} did not make it",
-            hint="drop it if nobody needs it, or name another table",
-        )
+    if state is None:
+        views.refuse_foreign(session, ctx.names, ctx.transform.id)
 
 
 def _comments(ctx: TransformContext) -> dict[str, str]:

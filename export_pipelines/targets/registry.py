@@ -133,9 +133,10 @@ def fail(session: Session, entry: int, message: str) -> None:
 
 
 def set_ignored(session: Session, entry: int, reason: str) -> None:
-    """Note that a file is not to be loaded, within the caller's transaction."""
+    """Note that a file is not to be loaded, within the caller's transaction, unless it was loaded meanwhile."""
     session.execute(
-        "UPDATE operations.datafile_registry SET state = 'ignored', error_message = %s, updated = now() WHERE id = %s",
+        "UPDATE operations.datafile_registry SET state = 'ignored', error_message = %s, updated = now() "
+        "WHERE id = %s AND state <> 'processed'",
         (reason, entry),
     )
 

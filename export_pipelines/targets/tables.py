@@ -34,16 +34,16 @@ WHERE conrelid = to_regclass(%s) AND contype IN ('c', 'u', 'f', 'x') ORDER BY co
 """
 
 _INDEXES = """
-SELECT pg_get_indexdef(i.indexrelid), i.indisunique, array(SELECT attname::text FROM pg_attribute
-    WHERE attrelid = i.indrelid AND attnum = ANY(i.indkey)) FROM pg_index i
+SELECT pg_get_indexdef(i.indexrelid), i.indisunique, CASE WHEN num_nulls(i.indpred, i.indexprs) = 2 THEN
+    array(SELECT attname::text FROM pg_attribute WHERE attrelid = i.indrelid AND attnum = ANY(i.indkey)) ELSE '{}' END
+FROM pg_index i
 WHERE i.indrelid = to_regclass(%s) AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)
 ORDER BY i.indexrelid
 """
 
-
-_HAS_PAGES = """
+_INDEXED = """
 SELECT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-WHERE i.indrelid = to_regclass(%s) AND i.indisvalid AND a.attname = 'row_id')
+WHERE i.indrelid = to_regclass(%s) AND i.indisvalid AND a.attname = %s)
 """
 
 
@@ -128,7 +128,7 @@ def index_pages(session: Session, names: TableNames, number: int) -> None:
     Crash: what is left is no index, and is made anew.
     """
     relation = names.version(number)
-    if session.one(_HAS_PAGES, (relation,))[0]:
+    if session.one(_INDEXED, (relation, "row_id"))[0]:
         return
     index = f"{names.version_name(number)}_row_id"
     # Who was killed leaves one that is not valid.
@@ -160,11 +160,7 @@ def settle(session: Session, relation: str) -> None:
 
 def delete_files(session: Session, relation: str, entries: Sequence[int]) -> int:
     """Delete the rows which some files gave; how many. The first time makes the index that finds them."""
-    if not session.execute(
-        "SELECT 1 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] "
-        "WHERE i.indrelid = to_regclass(%s) AND a.attname = 'file_id'",
-        (relation,),
-    ):
+    if not session.one(_INDEXED, (relation, "file_id"))[0]:
         session.execute(f"CREATE INDEX ON {relation} USING brin (file_id)")
     return session.change(f"DELETE FROM {relation} WHERE file_id IN ({', '.join(map(str, entries))})")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from export_pipelines.errors import SourceError, TargetError
 from export_pipelines.sources.postgres import Session
 from export_pipelines.targets.names import TableNames
+from export_pipelines.targets.tables import exists
 
 _OLD = """
 SELECT version FROM operations.table_version WHERE target_table = %s AND version <> %s ORDER BY version DESC OFFSET %s
@@ -40,11 +41,12 @@ def lock(session: Session, names: TableNames) -> None:
     session.execute("SELECT pg_advisory_xact_lock(%s)", (names.lock,))
 
 
-def state(session: Session, names: TableNames) -> State | None:
-    """What is known of the table; None before its first load."""
+def state(session: Session, names: TableNames, *, wait: bool = True) -> State | None:
+    """What is known of the table; None before its first load. With `wait`, who changes it is waited for, and nobody
+    else changes it until the transaction ends."""
     found = session.execute(
         "SELECT current_version, last_version, definition_version FROM operations.loaded_table "
-        "WHERE target_table = %s FOR UPDATE",
+        f"WHERE target_table = %s {'FOR UPDATE' if wait else ''}",
         (names.table,),
     )
     return State(*found[0]) if found else None
@@ -79,11 +81,29 @@ def rows_of(session: Session, names: TableNames, number: int) -> int:
 
 
 def kept(session: Session, names: TableNames) -> list[int]:
-    """Numbers of the versions that are kept, in order."""
+    """Numbers of the versions that are kept, in order; those that were dropped by hand left out."""
     found = session.execute(
-        "SELECT version FROM operations.table_version WHERE target_table = %s ORDER BY version", (names.table,)
+        "SELECT version FROM operations.table_version WHERE target_table = %s "
+        "AND to_regclass(format('%%I.%%I', %s, %s || version)) IS NOT NULL ORDER BY version",
+        (names.table, names.schema, f"{names.name}__v"),
     )
     return [int(row[0]) for row in found]
+
+
+def is_gone(session: Session, names: TableNames, found: State) -> bool:
+    """Whether somebody dropped what readers see by hand. (A view of a transform has no version.)"""
+    return found.current > 0 and not exists(session, names.version(found.current))
+
+
+def forget_gone(session: Session, names: TableNames) -> None:
+    """Take versions out of the list that were dropped by hand; where none is left, the migrations run on the next."""
+    there = kept(session, names)
+    for table in ("table_version", "table_block"):
+        session.execute(
+            f"DELETE FROM operations.{table} WHERE target_table = %s AND version <> ALL(%s)", (names.table, there)
+        )
+    if not there:
+        session.execute("DELETE FROM operations.table_migration WHERE target_table = %s", (names.table,))
 
 
 def forget_all(session: Session, names: TableNames) -> None:
@@ -123,10 +143,13 @@ def _drop_old(session: Session, names: TableNames, raw: bool) -> None:
     for number in old:
         if found and number != found.current:
             session.execute(f"SET LOCAL lock_timeout = '300ms'; DROP TABLE {names.version(number)}")
-    if raw and old:
+    if raw and old and known:
+        # A shadow that was changed in place has rows of several files.
+        rows = " UNION ALL ".join(f"SELECT file_id FROM {names.version(number)}" for number in sorted(known))
         session.execute(
-            f"DELETE FROM {names.raw} WHERE file_id <> ALL(SELECT registry_id FROM operations.table_version "
-            "WHERE target_table = %s AND registry_id IS NOT NULL)",
+            f"DELETE FROM {names.raw} WHERE file_id <> ALL(ARRAY(SELECT DISTINCT file_id FROM ({rows} UNION ALL "
+            "SELECT registry_id FROM operations.table_version WHERE target_table = %s) AS kept "
+            "WHERE file_id IS NOT NULL))",
             (names.table,),
         )
 

@@ -36,11 +36,7 @@ def show(
     kept = columns_of(session, names.version(current))
     wanted = _ordered(columns_of(session, names.view), kept)
     query = _query(session, names, numbers, current, wanted)
-    if not exists(session, names.view):
-        _refuse_other(session, names)
-        session.execute(f"CREATE VIEW {names.view} AS {query}")
-    elif _definition(session, names) != _canonical(session, query):
-        patiently(session, lambda: _replace(session, names, query))
+    _make(session, names, query)
     _comment(session, names, comments, {column.name for column in wanted})
 
 
@@ -50,11 +46,17 @@ def show_query(session: Session, names: TableNames, query: str, comments: Mappin
     Raises:
         TargetError: the columns changed so that it must be dropped, and other views depend on it.
     """
-    if not exists(session, names.view):
-        session.execute(f"CREATE VIEW {names.view} AS {query}")
-    elif _definition(session, names) != _canonical(session, query):
-        patiently(session, lambda: _replace(session, names, query))
+    _make(session, names, query)
     _comment(session, names, comments, {column.name for column in columns_of(session, names.view)})
+
+
+def refuse_foreign(session: Session, names: TableNames, maker: str) -> None:
+    """To be asked before the first version. Raises TargetError: something has the name, and `maker` did not make it."""
+    if exists(session, names.view):
+        raise TargetError(
+            f"{names.table} is there, and {maker} did not make it",
+            hint="drop it if nobody needs it, or name another table",
+        )
 
 
 def _ordered(shown: Sequence[TableColumn], kept: Sequence[TableColumn]) -> list[TableColumn]:
@@ -90,9 +92,11 @@ def _branch(session: Session, relation: str, number: int, columns: Sequence[Tabl
     return f"SELECT {number} AS version, {values} FROM {relation}"
 
 
-def _refuse_other(session: Session, names: TableNames) -> None:
-    if exists(session, names.view):
-        raise TargetError(f"{names.table} is there and is no view of a loaded table", hint="choose another name")
+def _make(session: Session, names: TableNames, query: str) -> None:
+    if not exists(session, names.view):
+        session.execute(f"CREATE VIEW {names.view} AS {query}")
+    elif _definition(session, names) != _canonical(session, query):
+        patiently(session, lambda: _replace(session, names, query))
 
 
 def _definition(session: Session, names: TableNames) -> str:

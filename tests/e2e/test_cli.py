@@ -430,6 +430,8 @@ def test_a_partition_that_is_open_is_refused(cli: CommandLine) -> None:
 
 
 def test_a_database_that_is_down_is_one_clear_error(cli: CommandLine) -> None:
+    # It is transient, and would be tried again for a quarter of a minute.
+    Folder(cli.root).write("assets/sales/events/defs.yaml", EVENTS + "  retries: {attempts: 0}\n")
     down = f"postgresql://me:s3cret@127.0.0.1:{free_port()}/app"
     one_error(cli("status", DAGSTER_PG_URL=down), "cannot connect")
     ran = cli("run", "events", "--partition", "2025-01-01", DATABASE_URL=down)

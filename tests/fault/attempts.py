@@ -25,7 +25,7 @@ from export_pipelines.steps.context import StepContext
 from export_pipelines.steps.expire import ExpireResult
 from export_pipelines.stores import Store, open_store
 from export_pipelines.windows import Window
-from tests.fault.processes import context
+from tests.support.processes import context
 from tests.support.tables import Kit
 
 POINTS = {

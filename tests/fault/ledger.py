@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg2
 
-from tests.fault.processes import context
+from tests.support.processes import context
 
 DAYS = ("2025-01-01", "2025-01-02", "2025-01-03")
 ROWS_A_DAY = 24

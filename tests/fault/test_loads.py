@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -19,6 +18,7 @@ from export_pipelines.errors import ExportPipelinesError
 from export_pipelines.manifest import LandedManifest
 from tests.support.killed import Edge
 from tests.support.loads import LoadKit
+from tests.support.processes import context
 from tests.support.proxy import database_proxy
 
 TYPED = {"id": {"type": "bigint"}, "name": {"sql": "upper(name)"}}
@@ -64,8 +64,6 @@ def work(edge: Edge, kit: LoadKit, landed: LandedManifest) -> None:
 
 
 def killed_at(edge: Edge, kit: LoadKit, landed: LandedManifest) -> int | None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.fault.test_loads"])
     process = context.Process(target=work, args=(edge, kit, landed))
     process.start()
     process.join(180)
@@ -171,8 +169,6 @@ def test_kills_at_any_moment_under_readers_leave_old_or_new(
 ) -> None:
     kit = kit_of(style, tmp_path, database)
     landed = kit.land("id,name\n" + "".join(f"{n},x\n" for n in range(20000)))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.fault.test_loads"])
     for moment in (0.05, 0.15, 0.3, 0.5):
         process = context.Process(target=work, args=(Edge("after", "targets.schema:ensure", 99), kit, landed))
         process.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from export_pipelines.steps.land import check_landed
 from export_pipelines.steps.load import pending
 from tests.support.killed import Edge
+from tests.support.processes import context
 from tests.support.pulls import ROWS, PullKit
 
 STYLES = {
@@ -36,8 +36,6 @@ def work(edge: Edge, kit: PullKit) -> None:
 
 
 def killed_at(edge: Edge, kit: PullKit) -> int | None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.fault.test_pulls"])
     process = context.Process(target=work, args=(edge, kit))
     process.start()
     process.join(180)

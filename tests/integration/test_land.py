@@ -13,8 +13,12 @@ import pytest
 
 from export_pipelines.errors import RequestError, SourceError
 from export_pipelines.manifest import LandedManifest
+from export_pipelines.sources.files import Gone
+from export_pipelines.sources.files_folder import FolderFiles
+from export_pipelines.sources.http_client import Call, Client
 from export_pipelines.sources.postgres import PostgresSource
 from export_pipelines.specs.load import LoadDefinition, LoadSpec
+from export_pipelines.specs.load_sources import HttpOptions
 from export_pipelines.steps import land_storing
 from export_pipelines.steps.chain import manifest_key
 from export_pipelines.steps.chain_check import check_chain, unaccounted
@@ -119,6 +123,15 @@ def test_patterns_tell_folders(tmp_path: Path) -> None:
         ("in/*", ["in/c.csv"]),
     ]:
         assert list_files(context(tmp_path, folder(tmp_path, pattern=pattern))) == expected
+
+
+def test_a_file_that_goes_after_it_was_listed_is_told_as_gone(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    source = FolderFiles(str(tmp_path), "*", 0)
+    (found,) = source.list()
+    (tmp_path / "a").unlink()
+    with pytest.raises(Gone), source.open(found, ""):
+        pass
 
 
 def test_chosen_names_land_alone_and_vanished_ones_are_told(tmp_path: Path) -> None:
@@ -394,6 +407,9 @@ def test_a_file_beyond_the_limit_does_not_land(tmp_path: Path, http: HttpSourceS
     http.put("/a.csv", "a\n" * 100)
     with pytest.raises(SourceError, match="larger than 10 bytes"):
         land(context(tmp_path, {"type": "http", "url": f"{http.url}/a.csv", "max_bytes": 10}))
+    with pytest.raises(SourceError) as raised:
+        Client(HttpOptions(), http.url).read(Call(f"{http.url}/a.csv"), 10)
+    assert "ask for less" in raised.value.hint
 
 
 def test_secrets_of_the_source_are_sent_and_not_shown(
@@ -457,6 +473,16 @@ def test_a_link_may_stand_in_the_header(tmp_path: Path, http: HttpSourceServer) 
         land(context(tmp_path, source))
     http.answers["/api2"] = Answer(b'[{"n": 2}]', headers=kind)
     assert len(landed_files(context(tmp_path, source).store, ID)) == 2
+
+
+@pytest.mark.parametrize("paging", [{"by": "link"}, {"by": "cursor", "next": "cursor", "parameter": "after"}])
+def test_each_page_is_asked_for_with_the_whole_call(
+    tmp_path: Path, http: HttpSourceServer, paging: dict[str, Any]
+) -> None:
+    http.answers["/api"] = paged(5)
+    source = {"type": "rest", "url": f"{http.url}/api", "method": "POST", "body": "all of it", "paging": paging}
+    assert len(land(context(tmp_path, source, file={"records": "items"})).landed) == 3
+    assert [each.body for each in http.asked] == [b"all of it"] * 3
 
 
 def test_a_link_to_another_host_is_refused(tmp_path: Path, http: HttpSourceServer) -> None:

@@ -188,10 +188,10 @@ def test_a_database_that_is_not_there_is_an_error_without_its_password(
 
 
 def test_another_loaded_table_lands_without_the_columns_of_loading(tmp_path: Path, database: str) -> None:
-    run_sql(database, "CREATE TABLE data (row_id bigint, file_id bigint, n int)")
-    run_sql(database, "INSERT INTO data VALUES (1, 1, 7)")
+    run_sql(database, "CREATE TABLE data (row_id bigint, file_id bigint, n int, loaded_at date)")
+    run_sql(database, "INSERT INTO data VALUES (1, 1, 7, '2025-01-01')")
     spec = LoadSpec.model_validate({"source": {"type": "table", "table": "a/b"}, "target": {"table": "shop.orders"}})
     definition = LoadDefinition(name="orders", group="shop", folder=tmp_path, spec=spec)
     store = FilesystemStore(tmp_path / "landing")
     ctx = LandContext(definition, store, database=PostgresSource(database), relation="public.data")
-    assert rows(ctx, land(ctx)) == [("7",)]
+    assert rows(ctx, land(ctx)) == [("7", "2025-01-01")]

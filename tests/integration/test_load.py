@@ -141,6 +141,22 @@ def test_a_table_of_another_definition_is_loaded_by_force_only(kit: LoadKit) -> 
     assert kit.rows() == [(1, "mine")]
 
 
+def test_a_definition_that_is_refused_a_table_changes_nothing_of_it(kit: LoadKit) -> None:
+    kit.load(FILE)
+    kit.migrations = (("001_drop.sql", "ALTER TABLE shop.orders DROP COLUMN name"),)
+    with pytest.raises(TargetError, match="was loaded by the definition"):
+        kit.load(kit.land(FILE).model_copy(update={"sequence": 1, "table": "shop/purchases"}))
+    assert kit.rows() == [(1, "Ann"), (2, "Bob")]
+
+
+def test_of_an_area_for_uploads_that_was_moved_the_hint_names_the_area(kit: LoadKit) -> None:
+    kit.spec |= {"source": {"type": "upload", "organisations": ["health"]}, "style": "replace"}
+    kit.load(kit.land(FILE).model_copy(update={"table": "people/inbox/orders"}))
+    with pytest.raises(TargetError) as caught:
+        kit.load(kit.land(FILE).model_copy(update={"sequence": 1, "table": "people/forms/orders"}))
+    assert "`moved_from: people/inbox`" in (caught.value.hint or "")
+
+
 def test_a_definition_that_took_over_revises_what_the_old_one_loaded(kit: LoadKit) -> None:
     kit.spec["revised"] = "replace"
     kit.load(FILE, "may.csv")

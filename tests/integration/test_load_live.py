@@ -14,10 +14,14 @@ from export_pipelines.steps import load_live
 from export_pipelines.steps.land import check_landed, land
 from export_pipelines.steps.load import pending
 from export_pipelines.steps.load_live import loads_live
+from export_pipelines.steps.load_run import LoadRun
+from export_pipelines.targets import registry, schema
 from export_pipelines.targets.names import TableNames
+from export_pipelines.targets.tables import make_schema
 from tests.support.proxy import database_proxy
 from tests.support.pulls import ROWS, PullKit
 from tests.support.servers import run_sql
+from tests.support.threads import meanwhile, wait_until
 
 STYLES: dict[str, dict[str, Any]] = {
     "append": {"pull": {"mode": "changes"}},
@@ -155,6 +159,27 @@ def test_a_whole_that_landed_before_one_that_is_loaded_does_not_take_its_place(k
     assert kit.pull().load is not None
     assert (kit.load(older).action, kit.rows()) == ("superseded", 2 * ROWS)
     assert pending(kit.loading) == []
+
+
+def test_a_whole_that_waited_for_its_table_while_a_newer_one_was_loaded_does_not_take_its_place(kit: PullKit) -> None:
+    names = TableNames.of(kit.definition.spec.target)
+    with kit.loading.target.session(read_only=False) as session:
+        schema.ensure(session)
+        make_schema(session, names)
+        session.execute("SELECT pg_advisory_lock(%s)", (names.lock,))
+        with meanwhile(kit.pull) as older:
+            wait_until(lambda: older.done() or kit.landed())
+            kit.add(ROWS + 1, ROWS + 10)
+            newer = land(kit.landing).landed[0]
+            entry, _ = registry.begin_entry(session, names.table, newer, "v1", "run")
+            run = LoadRun(kit.loading, session, newer, entry, force=False)
+            assert run.run().action == "loaded" and run.misfits
+            run.misfits.close()
+            session.execute("SELECT pg_advisory_unlock(%s)", (names.lock,))
+            done = older.result()
+    assert done.load is None and "newer" in done.given_up
+    assert kit.load(done.landing.landed[0]).action == "superseded"
+    assert kit.rows() == ROWS + 10
 
 
 def test_a_target_of_a_newer_program_does_not_keep_rows_from_landing(kit: PullKit) -> None:

@@ -151,6 +151,16 @@ def test_what_a_newer_file_gave_stays_when_an_older_one_comes_late(kit: LoadKit,
     assert kit.sql(f"{now} ORDER BY id") == [(1, "late"), (2, "late"), (3, "Cy"), (4, "Dan")]
 
 
+@pytest.mark.parametrize("style", ["upsert", "history"])
+def test_a_row_that_a_newer_file_gave_again_points_to_the_text_of_that_file(kit: LoadKit, style: str) -> None:
+    kit.spec |= {"style": style, "key": ["id"], "raw": True}
+    kit.load("id,name\n1,Ann\n")
+    kit.land("id,name\n1,late\n")
+    newer = kit.load("id,name\n01,Ann\n").registry_id
+    texts = "SELECT t.file_id, r.file_id, r.id FROM shop.orders t JOIN shop.orders__raw r ON r.row_id = t.raw_id"
+    assert kit.sql(texts) == [(newer, newer, "01")]
+
+
 def test_a_history_that_closes_what_is_absent_takes_no_older_file(kit: LoadKit) -> None:
     kit.spec |= {"style": "history", "key": ["id"], "absent": "close"}
     older = kit.land("id,name\n1,Ann\n")

@@ -187,6 +187,7 @@ def test_rights_and_indexes_that_people_made_stay_over_swaps(kit: LoadKit) -> No
     try:
         kit.sql("GRANT SELECT ON shop.orders TO load_keeper; GRANT SELECT ON shop.orders TO PUBLIC")
         kit.sql("CREATE INDEX ON shop.orders__v1 (lower(name)) WHERE id > 1")
+        kit.sql("CREATE INDEX ON shop.orders__v1 (file_id, lower(name))")
         kit.sql("ALTER TABLE shop.orders__v1 ADD CHECK (id < 99)")
         kit.load(numbered(3, "b"))
         kit.version, kit.spec["columns"] = "v2", {"id": {"type": "integer"}, "name": {}}
@@ -195,7 +196,8 @@ def test_rights_and_indexes_that_people_made_stay_over_swaps(kit: LoadKit) -> No
             "SELECT data_type FROM information_schema.columns WHERE table_name = 'orders' AND column_name = 'id'"
         ) == [("integer",)]
         assert kit.sql("SELECT has_table_privilege('load_keeper', 'shop.orders', 'SELECT')") == [(True,)]
-        assert "lower(name)" in str(kit.sql("SELECT indexdef FROM pg_indexes WHERE tablename = 'orders__v3'"))
+        indexes = str(kit.sql("SELECT indexdef FROM pg_indexes WHERE tablename = 'orders__v3'"))
+        assert indexes.count("lower(name)") == 2
         with pytest.raises(Exception, match="check constraint"):
             kit.load("id,name\n100,x\n")
     finally:
@@ -220,10 +222,68 @@ def test_raw_rows_go_with_the_versions_that_they_belong_to(kit: LoadKit) -> None
     assert kit.sql("SELECT DISTINCT name FROM shop.orders__raw ORDER BY 1") == [("b",), ("c",)]
 
 
+def test_raw_rows_of_a_shadow_that_was_changed_in_place_stay_with_it(kit: LoadKit) -> None:
+    kit.spec |= {"style": "shadow", "key": ["id"], "raw": True, "target": {"table": "shop.orders", "keep_versions": 1}}
+    files = [numbered(20, "a"), numbered(20, "b"), numbered(20, "b") + "20,c\n", numbered(20, "d")]
+    assert [kit.load(each).action for each in files] == ["loaded", "loaded", "upserted", "loaded"]
+    rollback(kit.context, 2)
+    assert kit.sql("SELECT count(*) FROM shop.orders t JOIN shop.orders__raw r ON r.row_id = t.raw_id") == [(21,)]
+
+
+@pytest.mark.parametrize("what", ["TABLE shop.orders AS", "VIEW shop.orders AS"])
+def test_what_others_made_under_the_name_stays(kit: LoadKit, what: str) -> None:
+    kit.sql(f"CREATE SCHEMA shop; CREATE {what} SELECT 7 AS seven")
+    with pytest.raises(TargetError, match=r"shop.orders is there, and shop/orders did not make it"):
+        kit.load(numbered(3, "a"))
+    assert kit.sql("SELECT * FROM shop.orders") == [(7,)]
+
+
 # Migrations
 
 ADD = ("001_note.sql", "ALTER TABLE shop.orders ADD COLUMN note text;\nCREATE INDEX orders_note ON shop.orders (note);")
 WIDEN = ("002_id.sql", "ALTER TABLE shop.orders ALTER COLUMN id TYPE numeric(12) USING id * 10")
+
+
+@pytest.mark.parametrize("style", ["append", "replace", "upsert"])
+def test_a_table_that_was_dropped_by_hand_is_made_anew_by_force_only(kit: LoadKit, style: str) -> None:
+    kit.spec |= {"style": style, "key": ["id"], "columns": {**TYPED, "note": {}}, "drift": "evolve"}
+    kit.migrations = (ADD,)
+    kit.load(numbered(1, "a"))
+    kit.load(numbered(2, "b"))
+    shown = next(each.number for each in table_versions(kit.context) if each.current)
+    kit.sql(f"DROP VIEW shop.orders; DROP TABLE shop.orders__v{shown}")
+    landed = kit.land(numbered(3, "c"))
+    for each in (landed, landed.model_copy(update={"table": "shop/purchases"})):
+        with pytest.raises(TargetError, match="was dropped by hand") as caught:
+            kit.load(each)
+        assert "--force" in (caught.value.hint or "")
+    assert kit.load(landed, force=True).table_version == shown + 1
+    assert kit.rows("id, name, note") == [(0, "c", None), (1, "c", None), (2, "c", None)]
+    indexed = kit.sql(f"SELECT indexdef FROM pg_indexes WHERE tablename = 'orders__v{shown + 1}'")
+    assert style == "replace" or "(note)" in str(indexed)
+    assert [each.number for each in table_versions(kit.context)] == ([1, 3] if style == "replace" else [2])
+    assert kit.load(numbered(4, "d")).rows == 4
+
+
+def test_a_view_that_was_dropped_by_hand_is_there_again_with_the_next_load(kit: LoadKit) -> None:
+    kit.spec["style"] = "append"
+    kit.load(numbered(1, "a"))
+    kit.sql("DROP VIEW shop.orders")
+    kit.load(numbered(1, "b"))
+    assert kit.rows() == [(0, "a"), (0, "b")]
+
+
+def test_an_old_version_that_was_dropped_by_hand_is_kept_no_more(kit: LoadKit) -> None:
+    for name in ("a", "b", "c"):
+        kit.load(numbered(1, name))
+    kit.sql("DROP TABLE shop.orders__v1 CASCADE")
+    with pytest.raises(TargetError, match="has no version 1") as caught:
+        rollback(kit.context, 1)
+    assert "2, 3" in (caught.value.hint or "")
+    rollback(kit.context, 2)
+    assert kit.rows() == [(0, "b")]
+    kit.load(numbered(1, "d"))
+    assert kit.rows() == [(0, "d")]
 
 
 @pytest.mark.parametrize("style", ["append", "replace"])

@@ -20,7 +20,8 @@ from export_pipelines.catalog.uploads import Uploads
 from export_pipelines.errors import RequestError
 from export_pipelines.local.postgres import Address
 from export_pipelines.local.project import write_dagster_yaml
-from export_pipelines.steps.land_upload import drop_pieces, open_pieces, piece_key, store_piece
+from export_pipelines.specs.uploads import upload_definition
+from export_pipelines.steps.land_upload import drop_pieces, land_upload, open_pieces, piece_key, store_piece
 from export_pipelines.stores import open_store
 from tests.support.api import caller, problem
 from tests.support.command_line import CommandLine
@@ -151,6 +152,37 @@ def test_the_status_of_an_area_is_that_of_its_data_sets(up: Served, ann: httpx.C
     assert found["target"] == "uploads.set_health_told"
 
 
+def test_an_area_that_was_moved_goes_on_with_its_data_sets(up: Served, ann: httpx.Client) -> None:
+    url = sent(ann, "moving", b"Ward,Beds\nA,1\n")
+    assert ann.post(f"{url}/loads", json={}).status_code == 202
+    execute(up, url.rsplit("/", 1)[1])
+    old = up.folder.root / "assets/people/inbox"
+    text, new = (old / "defs.yaml").read_text(), old.with_name("forms")
+    old.rename(new)
+    try:
+        (new / "defs.yaml").write_text(f"{text}  moved_from: people/inbox\n")
+        assert up.service.refresh()
+        (area,) = ann.get("/uploads").json()["areas"]
+        assert area["id"] == "people/forms" and "health/moving" in area["datasets"]
+        with caller(up, "reader", "tables") as reader:
+            assert reader.get("/api/v1/table-data/uploads/set_health_moving").status_code == 200
+    finally:
+        (new / "defs.yaml").write_text(text)
+        new.rename(old)
+        assert up.service.refresh()
+
+
+def test_types_that_are_chosen_after_a_crash_between_landing_and_run_count(up: Served, ann: httpx.Client) -> None:
+    url = sent(ann, "again", b"Ward,Beds\nA,1\n")
+    upload = url.rsplit("/", 1)[1]
+    columns = [("ward", "Ward", "text"), ("beds", "Beds", "bigint")]
+    made = upload_definition(up.service.project.loads["people/inbox"].load, "health", "again", columns)
+    land_upload(made, up.service.resource("archive"), upload, 14, f"{upload}-1/beds.csv", columns)
+    assert ann.post(f"{url}/loads", json={"types": {"beds": "text"}}).status_code == 202
+    execute(up, upload)
+    assert rows(up, "again", "beds, pg_typeof(beds)::text") == [("1", "text")]
+
+
 @pytest.mark.debian
 def test_the_script_of_the_how_to_sends_a_file_and_waits_for_its_load(up: Served, tmp_path: Path) -> None:
     section = HOW_TO.read_text().split("\n## Send by a program\n")[1].split("\n## ")[0]
@@ -163,7 +195,7 @@ def test_the_script_of_the_how_to_sends_a_file_and_waits_for_its_load(up: Served
         ran = pool.submit(subprocess.run, command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
 
         def started() -> list[Any]:
-            found = up.service.uploads.of("people/inbox", "health", "beds")
+            found = up.service.uploads.of(["people/inbox"], "health", "beds")
             return [each for each in found if each.run_id] or ([None] if ran.done() else [])
 
         wait_until(started)

@@ -7,7 +7,6 @@ than most of them.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -16,10 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
-    ["dagster", "dagster_postgres", "alembic.command", "pglast", "rich.table", "tests.support.command_line"]
-)
+from tests.support.processes import context
 
 
 def _run(arguments: tuple[str, ...], root: Path, environment: dict[str, str], out: str, err: str) -> None:
@@ -64,7 +60,7 @@ class CommandLine:
         """Run a command to its end."""
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder) / "out", Path(folder) / "err"
-            process = _server.Process(
+            process = context.Process(
                 target=_run, args=(arguments, self.root, self.environment(**more), str(out), str(err))
             )
             process.start()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import signal
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tests.support.processes import context
 from tests.support.tables import Kit
 
 
@@ -55,9 +55,6 @@ def run_until(edge: Edge, kit: Kit, steps: tuple[str, ...]) -> int | None:
 
 def started(kit: Kit, steps: tuple[str, ...], edge: Edge | None = None) -> Any:
     """A process that does the steps."""
-    context = multiprocessing.get_context("forkserver")
-    # The parent of all of them has the imports done.
-    context.set_forkserver_preload([__name__, "export_pipelines.steps.cleanup"])
     process = context.Process(target=_work, args=(edge, kit, steps))
     process.start()
     return process

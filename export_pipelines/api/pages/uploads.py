@@ -21,7 +21,7 @@ from export_pipelines.catalog.audit import Actor
 from export_pipelines.catalog.uploads import Misplaced, UploadRow
 from export_pipelines.errors import ExportPipelinesError, RequestError, TargetError
 from export_pipelines.specs.load import LoadDefinition
-from export_pipelines.specs.uploads import TYPES, upload_definition, upload_source
+from export_pipelines.specs.uploads import TYPES, area_ids, upload_definition, upload_source
 
 _MOST_FORM = 64
 _REFRESH = 3
@@ -30,7 +30,7 @@ _REFRESH = 3
 def show(page: Page) -> Response:
     """Where to upload to, and what waits."""
     found = uploads.areas_of(page.service, page.user)
-    areas = [(each, upload_source(each), page.service.uploads.sets(each.id)) for each in found]
+    areas = [(each, upload_source(each), page.service.uploads.sets(area_ids(each))) for each in found]
     waiting = [each for each in page.service.uploads.waiting(page.user.name) if each.area in {a.id for a in found}]
     values = {"areas": areas, "waiting": waiting, "chunk": uploads.CHUNK, **page.told()}
     return page.html("uploads.html", values, here="uploads")
@@ -111,7 +111,7 @@ def data_set(page: Page) -> Response:
         "published": area.spec.target.published,
         "versions": found,
         "older": older,
-        "files": page.service.uploads.of(area.id, organisation, dataset),
+        "files": page.service.uploads.of(area_ids(area), organisation, dataset),
         "diff": None,
         **page.told(),
     }
