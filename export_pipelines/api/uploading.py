@@ -105,6 +105,7 @@ class LookOut(BaseModel):
     version: int = Field(description="Number of that version; 0 before the first load.")
     records: int = Field(description="So many were looked at.")
     whole: bool = Field(description="Whether these are all.")
+    delimiter: str = Field(description="What separates its values, if not what the definition says; else empty.")
     columns: list[FileColumnOut]
     missing: list[str] = Field(description="Columns that are there, and would be gone.")
 
@@ -188,6 +189,7 @@ def compare_upload(request: Request, upload_id: UploadId, user: Uploader) -> Loo
         version=_version(request, row, area),
         records=found.records,
         whole=found.whole,
+        delimiter=found.delimiter,
         columns=[
             FileColumnOut(
                 name=name, in_file=each.name, type=kind, now=found.current_types.get(name), example=each.example,

@@ -53,6 +53,8 @@ class Look:
     added: tuple[str, ...]
     missing: tuple[str, ...]
     current_types: Mapping[str, str]
+    delimiter: str = ""
+    """What separates its values, by its header, if that is not what the definition says."""
 
 
 @dataclass(frozen=True)
@@ -187,12 +189,9 @@ def look(service: Service, row: UploadRow, area: LoadDefinition) -> Look:
     kept: list[tuple[str | None, ...]] = []
     try:
         with closing(parse(made.spec.file, None, opened, row.file_name)) as parsed:
-            if len(parsed.columns) == 1 and (sign := other_delimiter(parsed.columns)):
-                raise RequestError(
-                    f"its header has {sign!r} between the names, where {made.spec.file.delimiter!r} is expected",
-                    hint=f"save it as CSV with {made.spec.file.delimiter!r}, or ask an operator to write"
-                    f" `file: {{delimiter: {sign!r}}}` into the definition",
-                )
+            delimiter = (len(parsed.columns) == 1 and other_delimiter(parsed.columns)) or ""
+        spec = made.spec.file.model_copy(update={"delimiter": delimiter or made.spec.file.delimiter})
+        with closing(parse(spec, None, opened, row.file_name)) as parsed:
             columns = infer(parsed, LOOKED_AT, kept, SAMPLE)
     except IntegrityError as error:
         raise RequestError(error.message, hint=error.hint) from error
@@ -203,7 +202,7 @@ def look(service: Service, row: UploadRow, area: LoadDefinition) -> Look:
     added = tuple(name for name in names if there and name not in there)
     missing = tuple(name for name in there if name not in names)
     whole = records < LOOKED_AT
-    return Look(tuple(columns), names, types, tuple(kept), records, whole, added, missing, there)
+    return Look(tuple(columns), names, types, tuple(kept), records, whole, added, missing, there, delimiter)
 
 
 def _proposed(column: Inferred, there: str | None) -> str:
@@ -251,7 +250,7 @@ def load(
         (name, column.name, types.get(number, found.types[number]))
         for number, (name, column) in enumerate(zip(found.names, found.columns, strict=True))
     ]
-    made = upload_definition(area, row.organisation, row.dataset, columns)
+    made = upload_definition(area, row.organisation, row.dataset, columns, found.delimiter)
     if current_version(service, made) != base:
         raise Changed("somebody has loaded another file since you looked", hint="compare once more, then load")
 
@@ -259,7 +258,7 @@ def load(
         if locked.run_id and runs.state(locked.run_id)[0] in ("Pending", "Processing", "Succeeded"):
             raise RequestError("it is being loaded already")
         name = f"{row.id}-{locked.attempts + 1}/{row.file_name}"
-        landed = land_upload(made, _store(service, area), row.id, row.size, name, columns)
+        landed = land_upload(made, _store(service, area), row.id, row.size, name, columns, found.delimiter)
         return landed.name, runs.load(area, [f"{row.organisation}/{row.dataset}/{landed.name}"], actor.who)
 
     return service.uploads.load(row.id, actor, start)

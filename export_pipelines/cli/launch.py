@@ -7,6 +7,7 @@ log, as that of other workers does; a termination in the UI, which has no worker
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -55,7 +56,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a run told: a materialisation, an observation, or an error in its log."""
+    """Something that a run told: a materialisation, an observation, or a warning or an error in its log."""
 
     kind: str
     step: str = ""
@@ -153,7 +154,8 @@ def _is_interruption(entry: Any) -> bool:
 def _event_of(entry: Any) -> Event | None:
     event = entry.dagster_event
     if event is None:
-        return Event("error", text=entry.user_message) if entry.level >= 40 else None
+        kind = "error" if entry.level >= logging.ERROR else "warning"
+        return Event(kind, text=entry.user_message) if entry.level >= logging.WARNING else None
     if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION:
         made, kind = event.step_materialization_data.materialization, "materialization"
     elif event.event_type is dg.DagsterEventType.ASSET_OBSERVATION:

@@ -46,11 +46,14 @@ def _run(
     from export_pipelines.components.load_assets import LoadAssets, load_op_name
 
     table = assets.definition.id
-    told: dict[str, Any] = {"table": table, "landed": 0, "loaded": 0, "rows": 0, "quarantined": 0, "files": []}
+    counts = dict.fromkeys(("landed", "loaded", "rows", "quarantined"), 0)
+    told: dict[str, Any] = {"table": table, **counts, "files": [], "warnings": []}
     bar.start(f"{'loading' if isinstance(assets, LoadAssets) else 'making'} {table}", 1)
     begun = time.monotonic()
 
     def heard(event: Event) -> None:
+        if event.kind == "warning":
+            told["warnings"].append(event.text)
         if event.kind != "materialization":
             return
         if event.step == "land":
@@ -85,5 +88,7 @@ def tell(results: Sequence[dict[str, Any]], *, as_json: bool) -> None:
         [[each[name] for name in heads] for each in results],
     )
     for each in results:
+        for warning in each["warnings"]:
+            output.warn(f"{each['table']}: {warning}")
         for error in each["errors"]:
             click.secho(f"error: {each['table']}: {error}", err=True, fg="red")

@@ -165,8 +165,9 @@ class LoadRun:
         started = time.monotonic()
         try:
             result, loaded = self._pull(replace(self._land_context, window=window, names=names), load=load)
-            for name in result.waiting:
-                self.context.log.info(f"{name} is still being written: it is taken the next time")
+            if result.waiting:
+                shown = ", ".join(result.waiting[:3]) + " …" * (len(result.waiting) > 3)
+                self.context.log.warning(f"changed a moment ago, by date, and left for the next run: {shown}")
             for name in result.vanished:
                 self.context.log.info(f"{name} landed before, and the source has it no more")
         finally:

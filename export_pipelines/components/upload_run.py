@@ -35,8 +35,8 @@ def run_uploads(context: Context, area: LoadDefinition, wanted: Sequence[str], *
         landed = _landed(context, made, name)
         if landed is None:
             raise dg.Failure(f"nothing has landed as {each!r}", allow_retries=False)
-        columns = landed_columns(landed)
-        run = UploadRun(context, upload_definition(area, organisation, dataset, columns), None, force=force)
+        columns, delimiter = landed_columns(landed), landed.state.get("delimiter", "")
+        run = UploadRun(context, upload_definition(area, organisation, dataset, columns, delimiter), None, force=force)
         run.take(area, columns, landed)
         run.run(land=False, load=True, keys=None)
         total["loaded"] += run.loaded
@@ -70,7 +70,7 @@ class UploadRun(LoadRun):
         return naming.safe(self.load.name.replace("_", ".", 1))
 
     def _current_version(self) -> str:
-        return upload_version(load_version(self.load.folder), self.columns)
+        return upload_version(load_version(self.load.folder), self.columns, self.landing.state.get("delimiter", ""))
 
     def _todo(self, keys: Sequence[str] | None) -> list[LandedManifest]:
         self._tell_landed(self.landing, 0.0)

@@ -31,6 +31,8 @@ _EXTENSIONS = {
     "excel": ".xlsx",
     "parquet": ".parquet",
 }
+_NAME = 300
+"""Longest name of a page, in characters: a file of the store is named by it."""
 _TYPES = {"text/csv": "csv", "application/x-ndjson": "jsonl", "application/jsonl": "jsonl", "application/xml": "gml"}
 
 Values = Mapping[str, Any]
@@ -291,4 +293,10 @@ def _text(value: Any) -> str:
 
 
 def _printable(name: str) -> str:
-    return "".join(sign if sign.isprintable() else "_" for sign in name)[:300]
+    """A name that can be shown. Two that become the same by that are told apart: a page must not pass for another."""
+    shown = "".join(sign if sign.isprintable() else "_" for sign in name)
+    if shown == name and len(name) <= _NAME:
+        return name
+    stem, dot, extension = shown.rpartition(".")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{stem[: _NAME - 60]}-{digest[:16]}{dot}{extension}"

@@ -35,8 +35,10 @@ def area_ids(area: LoadDefinition) -> tuple[str, str]:
     return area.id, area.landed_as
 
 
-def upload_definition(area: LoadDefinition, organisation: str, dataset: str, columns: Columns = ()) -> LoadDefinition:
-    """The table of a data set: `<table>_<organisation>_<data set>`.
+def upload_definition(
+    area: LoadDefinition, organisation: str, dataset: str, columns: Columns = (), delimiter: str = ""
+) -> LoadDefinition:
+    """The table of a data set: `<table>_<organisation>_<data set>`, for a file with this delimiter, or the area's.
 
     Raises:
         RequestError: a name or a type is not possible.
@@ -53,18 +55,20 @@ def upload_definition(area: LoadDefinition, organisation: str, dataset: str, col
     spec["file"]["format"] = "csv"
     if area.spec.moved_from:
         spec["moved_from"] = f"{area.spec.moved_from}/{organisation}_{dataset}"
+    spec["file"]["delimiter"] = delimiter or area.spec.file.delimiter
     spec["columns"] = {name: {"source": source, "type": kind} for name, source, kind in columns}
     try:
         made = LoadSpec.model_validate(spec)
     except ValidationError as error:
         raise RequestError(f"this data set is not possible: {error.errors()[0]['msg']}") from error
     update = {"name": f"{organisation}_{dataset}", "group": area.id, "spec": made}
-    return area.model_copy(update={**update, "version": upload_version(area.version, columns)})
+    return area.model_copy(update={**update, "version": upload_version(area.version, columns, delimiter)})
 
 
-def upload_version(area_version: str, columns: Columns) -> str:
+def upload_version(area_version: str, columns: Columns, delimiter: str = "") -> str:
     """Version of the definition of a data set."""
-    return hashlib.sha256(f"{area_version} {json.dumps([list(each) for each in columns])}".encode()).hexdigest()
+    own = json.dumps([list(each) for each in columns]) + delimiter
+    return hashlib.sha256(f"{area_version} {own}".encode()).hexdigest()
 
 
 def column_names(header: Iterable[str]) -> list[str]:

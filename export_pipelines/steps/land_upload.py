@@ -56,7 +56,7 @@ def open_pieces(store: Store, upload: str, size: int) -> BinaryIO:
 
 
 def land_upload(
-    load: LoadDefinition, store: Store, upload: str, size: int, name: str, columns: Columns
+    load: LoadDefinition, store: Store, upload: str, size: int, name: str, columns: Columns, delimiter: str = ""
 ) -> LandedManifest:
     """Land an upload of so many bytes, by a name that no other upload of its data set has. Done before, with these
     columns: that landing.
@@ -85,7 +85,11 @@ def land_upload(
         "file": proof,
         "fetched": now(),
         "definition_version": load.version,
-        "state": {"mode": "upload", "columns": json.dumps([list(each) for each in columns])},
+        "state": {
+            "mode": "upload",
+            "columns": json.dumps([list(each) for each in columns]),
+            **({"delimiter": delimiter} if delimiter else {}),
+        },
     }
     return chain.add(values)[0]
 

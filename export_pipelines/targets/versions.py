@@ -159,4 +159,7 @@ def require(session: Session, names: TableNames, number: int) -> None:
     numbers = kept(session, names)
     if number not in numbers:
         listed = ", ".join(map(str, numbers)) or "none"
-        raise TargetError(f"{names.table} has no version {number}", hint=f"versions that are kept: {listed}")
+        hint = f"versions that are kept: {listed}"
+        if len(numbers) == 1:
+            hint += " (styles that change a table in place keep one)"
+        raise TargetError(f"{names.table} has no version {number}", hint=hint)

@@ -55,6 +55,14 @@ def test_a_file_that_fails_is_named_with_exit_code_1_and_can_be_left_out(cli: Co
     assert cli("load", "status", "orders", "--json").json[0]["waiting"] == 0
 
 
+def test_a_file_that_waits_is_told(cli: CommandLine) -> None:
+    definition = cli.root / "assets/shop/orders/defs.yaml"
+    definition.write_text(ORDERS.replace("settle_seconds: 0", "settle_seconds: 600"))
+    done = cli("load", "run", "orders")
+    assert done.code == 0
+    assert "left for the next run: may.csv" in done.err
+
+
 def test_a_definition_whose_folder_was_moved_goes_on_with_its_files(cli: CommandLine, database: str) -> None:
     assert cli("load", "run", "orders").code == 0
     (cli.root / "assets/shop").rename(cli.root / "assets/sales")

@@ -519,6 +519,20 @@ def test_a_call_is_repeated_over_values_and_counts(tmp_path: Path, http: HttpSou
     assert [each.body for each in http.asked[-2:]] == [b'{"i":"1"}', b'{"i":"2"}']
 
 
+def test_pages_of_long_values_are_told_apart(tmp_path: Path, http: HttpSourceServer) -> None:
+    http.answers["/api"] = paged(5)
+    values = [{"q": "x" * 400 + end} for end in ("\t1", "\n1")]
+    source = {
+        "type": "rest", "url": f"{http.url}/api", "params": {"q": "{q}"}, "repeat": {"values": values},
+        "paging": {"by": "page", "parameter": "page"},
+    }  # fmt: skip
+    ctx = context(tmp_path, source, file={"records": "items"})
+    landed = names(land(ctx))
+    assert len(landed) == len(set(landed)) == 6
+    assert all(len(name) <= 300 and name.endswith(".json") for name in landed)
+    assert land(ctx) == LandResult((), 6)
+
+
 def test_a_call_is_repeated_over_the_rows_of_a_query(tmp_path: Path, http: HttpSourceServer, database: str) -> None:
     http.answers["/api"] = lambda asked: Answer(json.dumps([asked.query]).encode())
     repeat = {"sql": "SELECT n AS id, 'k' || n AS key FROM generate_series(1, 2) n"}

@@ -102,6 +102,7 @@ def data_set(page: Page) -> Response:
     """The versions of a data set, and its files."""
     area, organisation, dataset = _set(page, dict(page.query))
     found = uploads.versions(page.service, area, organisation, dataset)
+    files = page.service.uploads.of(area_ids(area), organisation, dataset)
     older = {each.number: before.number for each, before in pairwise(found)}
     values: dict[str, Any] = {
         "area": area,
@@ -111,7 +112,7 @@ def data_set(page: Page) -> Response:
         "published": area.spec.target.published,
         "versions": found,
         "older": older,
-        "files": page.service.uploads.of(area_ids(area), organisation, dataset),
+        "files": [(each, _state(page, each), page.user.operator or each.username == page.user.name) for each in files],
         "diff": None,
         **page.told(),
     }
@@ -161,6 +162,10 @@ def _upload(page: Page) -> tuple[UploadRow, LoadDefinition]:
 def _set(page: Page, given: dict[str, str]) -> tuple[LoadDefinition, str, str]:
     area = uploads.area_of(page.service, page.user, given.get("area", ""))
     return area, given.get("organisation", ""), given.get("dataset", "")
+
+
+def _state(page: Page, row: UploadRow) -> str:
+    return uploads.stage_of(page.request.app.state.table_runs, row).state
 
 
 def _actor(page: Page) -> Actor:
