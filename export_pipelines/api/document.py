@@ -13,9 +13,7 @@ from export_pipelines.api.description import DESCRIPTION, SUMMARY, TAGS
 from export_pipelines.api.problems import MEDIA_TYPE
 
 _ROUTERS = tuple(
-    # The first that fits answers: an id of an upload would fit more than `versions` does.
-    each.router
-    for each in (datasets, requests, downloads, exports, uploaded, uploading, reading, digests, health)
+    each.router for each in (datasets, requests, downloads, exports, uploading, uploaded, reading, digests, health)
 )
 
 

@@ -1,4 +1,4 @@
-"""`/uploads/versions` for programs: what a data set was and is, how versions differ, and an older one again."""
+"""`/uploads/sets/versions` for programs: what a data set was and is, how versions differ, and an older one again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from export_pipelines.errors import TargetError
 from export_pipelines.specs.load import LoadDefinition
 from export_pipelines.steps.load_context import TableVersion
 
-router = APIRouter(prefix="/uploads/versions", tags=["uploads"])
+router = APIRouter(prefix="/uploads/sets/versions", tags=["uploads"])
 
 Number = Annotated[int, Field(ge=1, le=10**9)]
 Row = list[str | None]
@@ -89,7 +89,7 @@ def compare_versions(request: Request, given: Annotated[ComparisonIn, Query()], 
 
 @router.post("/restore", responses=responses())
 def restore_version(request: Request, given: RestoreIn, user: Uploader) -> list[VersionOut]:
-    """Have readers see a version again that is kept. Its versions, as GET /uploads/versions lists them."""
+    """Have readers see a version again that is kept. Its versions, as GET /uploads/sets/versions lists them."""
     area, place = _place(request, given, user)
     actor = Actor(user.name, address_of(request))
     try:

@@ -113,17 +113,17 @@ def test_a_program_sends_compares_and_loads_a_file(up: Served, ann: httpx.Client
 
 def test_a_program_lists_compares_and_restores_versions(up: Served, ann: httpx.Client) -> None:
     own = {"area": "people/inbox", "organisation": "health", "dataset": "kept"}
-    assert ann.get("/uploads/versions", params=own).json() == []
+    assert ann.get("/uploads/sets/versions", params=own).json() == []
     for data in (b"Ward,Beds\nA,1\n", b"Ward,Beds\nA,2\nB,3\n"):
         url = sent(ann, "kept", data)
         assert ann.post(f"{url}/loads", json={}).status_code == 202
         execute(up, url.rsplit("/", 1)[1])
-    found = ann.get("/uploads/versions", params=own).json()
+    found = ann.get("/uploads/sets/versions", params=own).json()
     assert [(each["number"], each["rows"], each["current"]) for each in found] == [(2, 2, True), (1, 1, False)]
-    differ = ann.get("/uploads/versions/difference", params={**own, "old": 1, "new": 2}).json()
+    differ = ann.get("/uploads/sets/versions/difference", params={**own, "old": 1, "new": 2}).json()
     assert (differ["columns"], differ["added"], differ["removed"]) == (["ward", "beds"], 2, 1)
     assert differ["removed_rows"] == [["A", "1"]]
-    back = ann.post("/uploads/versions/restore", json={**own, "version": 1})
+    back = ann.post("/uploads/sets/versions/restore", json={**own, "version": 1})
     assert [each["current"] for each in back.json()] == [False, True]
     assert rows(up, "kept", "ward, beds") == [("A", 1)]
     assert [(each["who"], each["detail"]) for each in up.audit("upload.restored")] == [("ann", {"version": 1})]
@@ -131,15 +131,15 @@ def test_a_program_lists_compares_and_restores_versions(up: Served, ann: httpx.C
 
 def test_versions_that_are_not_there_and_data_sets_of_others_are_refused(up: Served, ann: httpx.Client) -> None:
     own = {"area": "people/inbox", "organisation": "health", "dataset": "nothing"}
-    problem(ann.get("/uploads/versions/difference", params={**own, "old": 1, "new": 2}), 422)
-    problem(ann.get("/uploads/versions", params={**own, "organisation": "banks"}), 422)
-    problem(ann.get("/uploads/versions", params={**own, "area": "people/other"}), 404)
-    problem(ann.post("/uploads/versions/restore", json={**own, "version": 1}), 422)
-    problem(ann.post("/uploads/versions/restore", json={**own, "version": 0}), 422)
+    problem(ann.get("/uploads/sets/versions/difference", params={**own, "old": 1, "new": 2}), 422)
+    problem(ann.get("/uploads/sets/versions", params={**own, "organisation": "banks"}), 422)
+    problem(ann.get("/uploads/sets/versions", params={**own, "area": "people/other"}), 404)
+    problem(ann.post("/uploads/sets/versions/restore", json={**own, "version": 1}), 422)
+    problem(ann.post("/uploads/sets/versions/restore", json={**own, "version": 0}), 422)
     with caller(up, "bob", "upload") as bob, caller(up, "ann", "read") as reader:
         for client in (bob, reader):
-            problem(client.get("/uploads/versions", params=own), 403)
-            problem(client.post("/uploads/versions/restore", json={**own, "version": 1}), 403)
+            problem(client.get("/uploads/sets/versions", params=own), 403)
+            problem(client.post("/uploads/sets/versions/restore", json={**own, "version": 1}), 403)
 
 
 def test_the_status_of_an_area_is_that_of_its_data_sets(up: Served, ann: httpx.Client) -> None:
