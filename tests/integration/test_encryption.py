@@ -19,6 +19,7 @@ from export_pipelines.steps.adopt import adopt_folder
 from export_pipelines.steps.verify import VerifyReport, verify_table
 from export_pipelines.stores import open_store
 from tests.support.tables import DAY, Kit
+from tests.support.threads import wait_until
 
 MARKER = "Konradin the rows of nobody else"
 MAGIC = b"age-encryption.org/v1\n"
@@ -189,6 +190,9 @@ def test_a_disk_that_refuses_leaves_no_published_file(sealed: Kit, size: int) ->
     with largest_file(size), pytest.raises(StoreError, match="larger than is allowed"):
         sealed.export()
     assert sealed.all_files() == ["identity.txt"]
+    # The server needs a moment to see that the session has gone, whose transaction has the partition's lock.
+    locks = "FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE locktype = 'advisory'"
+    wait_until(lambda: sealed.sql(f"SELECT count(*) {locks} AND datname = current_database()") == [(0,)])
     assert sealed.export().rows == 39_201
 
 

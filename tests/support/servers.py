@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,19 +129,11 @@ def postgres_server() -> Iterator[Address]:
     folder.chmod(0o711)  # root runs it as another user, who must get in
     server = Server(folder, fsync=False, die_with_parent=True)
     try:
-        yield _quick_to_log_in(server.ensure_running())
+        yield server.ensure_running()
     finally:
         server.stop()
         for made in [folder, *binaries.data_folders(folder)]:
             binaries.remove(made)
-
-
-def _quick_to_log_in(server: Address) -> Address:
-    """The same password, hashed once: the usual 4,096 times take longer than most of what tests ask for."""
-    with closing(psycopg2.connect(server.url("postgres"))) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("SET scram_iterations = 1")
-        cursor.execute("ALTER ROLE CURRENT_USER PASSWORD %s", (server.password,))
-    return server
 
 
 @contextmanager
