@@ -23,7 +23,7 @@ def run_uploads(context: Context, area: LoadDefinition, wanted: Sequence[str], *
         dagster.Failure: one failed; those behind it are not tried.
         dagster.RetryRequested: a transient error.
     """
-    from export_pipelines.steps.land_upload import landed_columns
+    from export_pipelines.steps.land_upload import landed_columns, landed_delimiter
 
     total = {"landed": 0, "loaded": 0, "rows": 0}
     if not wanted:
@@ -35,7 +35,7 @@ def run_uploads(context: Context, area: LoadDefinition, wanted: Sequence[str], *
         landed = _landed(context, made, name)
         if landed is None:
             raise dg.Failure(f"nothing has landed as {each!r}", allow_retries=False)
-        columns, delimiter = landed_columns(landed), landed.state.get("delimiter", "")
+        columns, delimiter = landed_columns(landed), landed_delimiter(landed)
         run = UploadRun(context, upload_definition(area, organisation, dataset, columns, delimiter), None, force=force)
         run.take(area, columns, landed)
         run.run(land=False, load=True, keys=None)
@@ -70,7 +70,9 @@ class UploadRun(LoadRun):
         return naming.safe(self.load.name.replace("_", ".", 1))
 
     def _current_version(self) -> str:
-        return upload_version(load_version(self.load.folder), self.columns, self.landing.state.get("delimiter", ""))
+        from export_pipelines.steps.land_upload import landed_delimiter
+
+        return upload_version(load_version(self.load.folder), self.columns, landed_delimiter(self.landing))
 
     def _todo(self, keys: Sequence[str] | None) -> list[LandedManifest]:
         self._tell_landed(self.landing, 0.0)

@@ -99,6 +99,11 @@ def landed_columns(landed: LandedManifest) -> Columns:
     return [(name, source, kind) for name, source, kind in json.loads(landed.state["columns"])]
 
 
+def landed_delimiter(landed: LandedManifest) -> str:
+    """What separates the values of a landed upload; empty if it is what the definition says."""
+    return landed.state.get("delimiter", "")
+
+
 class _Pieces(io.RawIOBase):
     """Pieces as one stream."""
 

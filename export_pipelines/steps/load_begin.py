@@ -25,7 +25,7 @@ def lock_table(
     names = TableNames.of(load.spec.target)
     versions.lock(session, names)
     state = versions.state(session, names)
-    gone = state is not None and versions.is_gone(session, names, state)
+    gone = versions.is_gone(session, names, state)
     if not force:
         _refuse(session, load, source, gone=gone)
     if gone:
@@ -39,8 +39,7 @@ def check_table(session: Session, load: LoadDefinition) -> None:
     session.begin()
     if exists(session, "operations.datafile_registry"):
         state = versions.state(session, names, wait=False)
-        gone = state is not None and versions.is_gone(session, names, state)
-        _refuse(session, load, load.landed_as, gone=gone)
+        _refuse(session, load, load.landed_as, gone=versions.is_gone(session, names, state))
     session.rollback()
 
 

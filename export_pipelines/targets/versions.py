@@ -90,9 +90,9 @@ def kept(session: Session, names: TableNames) -> list[int]:
     return [int(row[0]) for row in found]
 
 
-def is_gone(session: Session, names: TableNames, found: State) -> bool:
+def is_gone(session: Session, names: TableNames, found: State | None) -> bool:
     """Whether somebody dropped what readers see by hand. (A view of a transform has no version.)"""
-    return found.current > 0 and not exists(session, names.version(found.current))
+    return found is not None and found.current > 0 and not exists(session, names.version(found.current))
 
 
 def forget_gone(session: Session, names: TableNames) -> None:
