@@ -80,10 +80,11 @@ def stop(process: subprocess.Popen[bytes], *, first: int = signal.SIGTERM, grace
 def free_port(*, offsets: Sequence[int] = (0,)) -> int:
     """A port of 127.0.0.1 that is free together with those `offsets` above it.
 
-    Below the range from which systems take ports for outgoing connections, so that none of ours is taken meanwhile.
+    All are below the range from which systems take ports for outgoing connections (from 32768), so that none of ours
+    is taken meanwhile.
     """
     for _ in range(200):
-        port = random.randint(15000, 30000)
+        port = random.randint(15000, 32000 - max(offsets))
         if all(port_is_free(port + offset) for offset in offsets):
             return port
     raise OSError("no free port found on 127.0.0.1")

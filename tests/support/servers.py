@@ -75,29 +75,47 @@ def seaweed_server(folder: Path) -> Iterator[Seaweed]:
     binary = Path(sysconfig.get_path("scripts")) / "weed"
     if not binary.exists():
         raise ServerDidNotStart(f"{binary} is missing; hint: install the extra `dev`")
-    # gRPC listens 10000 above each port.
-    s3, master, volume, filer = (free_port(offsets=(0, 10000)) for _ in range(4))
-    server = Seaweed(f"http://127.0.0.1:{s3}", "test-access", uuid.uuid4().hex, folder / "weed.log")
-    command = [
-        str(binary), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
-        "-admin.ui=false", "-webdav=false", "-master.telemetry=false",
-        # These have a port of their own that is always the same, so that a second server would not start.
-        "-s3.port.iceberg=0", "-s3.port.lance=0",
-    ]  # fmt: skip
-    env = {
-        **os.environ,
-        **server.environment(),
-        "GOMEMLIMIT": "1GiB",
-        "WEED_S3_SSE_KEY": uuid.uuid4().hex + uuid.uuid4().hex,
-    }
-    env.pop("AWS_ENDPOINT_URL")
-    process = spawn(command, log=server.log, die_with_parent=signal.SIGKILL, env=env, cwd=folder)
+    server, process = _start_seaweed(binary, folder)
     try:
-        _wait_for_first_put(server, process)
         yield server
     finally:
         stop(process, grace_seconds=1)
+
+
+def _start_seaweed(binary: Path, folder: Path) -> tuple[Seaweed, subprocess.Popen[bytes]]:
+    """Start it, at other ports if somebody takes one between the look and the start."""
+    for attempt in range(3):
+        # gRPC listens 10000 above each port.
+        s3, master, volume, filer, admin = (free_port(offsets=(0, 10000)) for _ in range(5))
+        server = Seaweed(f"http://127.0.0.1:{s3}", "test-access", uuid.uuid4().hex, folder / f"weed-{attempt}.log")
+        data = folder / f"data-{attempt}"
+        data.mkdir()
+        command = [
+            str(binary), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
+            f"-admin.port={admin}", "-admin.ui=false", "-webdav=false", "-master.telemetry=false",
+            # These have a port of their own that is always the same, so that a second server would not start.
+            "-s3.port.iceberg=0", "-s3.port.lance=0",
+        ]  # fmt: skip
+        env = {
+            **os.environ,
+            **server.environment(),
+            "GOMEMLIMIT": "1GiB",
+            "WEED_S3_SSE_KEY": uuid.uuid4().hex + uuid.uuid4().hex,
+        }
+        env.pop("AWS_ENDPOINT_URL")
+        process = spawn(command, log=server.log, die_with_parent=signal.SIGKILL, env=env, cwd=folder)
+        try:
+            _wait_for_first_put(server, process)
+            return server, process
+        except ServerDidNotStart:
+            stop(process, grace_seconds=1)
+            if attempt == 2 or "address already in use" not in server.log.read_text(errors="replace"):
+                raise
+        except BaseException:
+            stop(process, grace_seconds=1)
+            raise
+    raise AssertionError("unreachable")
 
 
 def _wait_for_first_put(server: Seaweed, process: Any, *, seconds: float = 90) -> None:
