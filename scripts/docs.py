@@ -95,7 +95,7 @@ def cli() -> str:
 def _command(name: str, command: click.Command) -> str:
     context = click.Context(command, info_name=f"export-pipelines {name}")
     usage = " ".join(command.collect_usage_pieces(context))
-    text = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+    text = "\n\n".join(map(_paragraph, (command.help or "").split("\n\n")))
     rows = [option for option in command.params if isinstance(option, click.Option) and "--verbose" not in option.opts]
     lines = [f"## {name}\n", text + "\n", f"```\nexport-pipelines {name} {usage}".rstrip() + "\n```\n"]
     if rows:
@@ -103,6 +103,15 @@ def _command(name: str, command: click.Command) -> str:
         lines += [f"| `{_spelled(option, context)}` | {_meaning(option, context)} |" for option in rows]
         lines.append("")
     return "\n".join(lines)
+
+
+def _paragraph(text: str) -> str:
+    """One line, but for what click leaves as it is: examples become a block, others keep their lines."""
+    if not text.lstrip(" ").startswith("\b"):
+        return " ".join(text.split())
+    lines = [line.strip() for line in text.replace("\b", "").splitlines() if line.strip()]
+    kept = "\n".join(lines)
+    return f"```\n{kept}\n```" if all(line.startswith("export-pipelines ") for line in lines) else kept
 
 
 def _spelled(option: click.Option, context: click.Context) -> str:

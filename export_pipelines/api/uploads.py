@@ -213,7 +213,7 @@ def _proposed(column: Inferred, there: str | None) -> str:
 
 def current_columns(service: Service, made: LoadDefinition) -> dict[str, str]:
     """Names and types of the columns that readers see; empty before the first load."""
-    from export_pipelines.specs.load import RESERVED
+    from export_pipelines.specs.load_names import OWN_COLUMNS
     from export_pipelines.targets.names import TableNames
     from export_pipelines.targets.tables import columns_of, exists
 
@@ -222,7 +222,7 @@ def current_columns(service: Service, made: LoadDefinition) -> dict[str, str]:
         session.begin()
         found = columns_of(session, names.view) if exists(session, names.view) else []
         session.rollback()
-    return {each.name: _SHORT.get(each.type, each.type) for each in found if each.name not in RESERVED}
+    return {each.name: _SHORT.get(each.type, each.type) for each in found if each.name not in OWN_COLUMNS}
 
 
 _SHORT = {"timestamp without time zone": "timestamp", "timestamp with time zone": "timestamptz"}

@@ -143,7 +143,8 @@ def _set_project(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.group(
     cls=Cli,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    epilog="The old `--dump TYPE [START END]` (days, both included) is still understood, as `dump`. "
+    epilog="Exit codes: 0 done, 1 something failed or was refused, 2 wrong usage, 130 after Ctrl-C. "
+    "The old `--dump TYPE [START END]` (days, both included) is still understood, as `dump`. "
     "Settings come from the environment and the project's .env; see docs/reference/settings.md.",
 )
 @click.option(

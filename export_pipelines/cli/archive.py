@@ -61,8 +61,10 @@ def archived_tables(project: Opened, names: Sequence[str]) -> list[tuple[Store, 
 
 
 def archive_keys(project: Opened) -> list[str]:
-    """Names of the archives that tables use, or of the default one."""
-    return sorted({each.table.spec.archive for each in project.project.tables.values()} or {"archive"})
+    """Names of the archives that tables use, or of the default one; none of a project that only loads and has none."""
+    used = {each.table.spec.archive for each in project.project.tables.values()}
+    none = bool(project.project.loads) and "archive" not in project.project.resources
+    return sorted(used or (set() if none else {"archive"}))
 
 
 @click.command("adopt")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from export_pipelines.cli.inspection import TableFindings
     from export_pipelines.cli.inspection_dataset import DataSetFindings
     from export_pipelines.cli.project import Opened
+    from export_pipelines.components.load_assets import LoadAssets
     from export_pipelines.components.project import Project
     from export_pipelines.components.transforms import TransformAssets
     from export_pipelines.specs.dataset import DataSetDefinition
@@ -59,7 +60,9 @@ def check_command(tables: tuple[str, ...], offline: bool, as_json: bool) -> int:
     else:
         with opened(automations=True) as project:
             sound, datasets = _check_files(project, tables, found)
-            _check_live(project, sound, datasets, found, everything=not tables, transforms=_transforms(project, tables))
+            others = _transforms(project, tables)
+            _check_live(project, sound, datasets, found, everything=not tables, transforms=others)
+            _check_loads(project, tables, found)
     _tell(found, project, everything=not tables, offline=offline, as_json=as_json)
     return 1 if found.errors else 0
 
@@ -76,11 +79,7 @@ def _check_files(
     found.asked_of = len(datasets)
     tables, broken = project.named(names_of_tables) if names_of_tables or not names else ([], [])
     transforms = _transforms(project, names)
-    found.looked_at = (
-        len(tables)
-        + len(transforms)
-        + sum(not names or any(map(partial(_fits, each), names)) for each in project.project.loads)
-    )
+    found.looked_at = len(tables) + len(transforms) + len(_loads(project, names))
     found.warnings += [warning for each in transforms for warning in unknown_warnings(each)]
     found.errors += [error for each in broken for error in each.errors]
     sound = []
@@ -106,6 +105,12 @@ def _transforms(project: Opened, names: Sequence[str]) -> list[TransformAssets]:
     """Those of some ids or patterns; all of them without names."""
     found = project.project.transforms.values()
     return [each for each in found if not names or any(map(partial(_fits, each.transform.id), names))]
+
+
+def _loads(project: Opened, names: Sequence[str]) -> list[LoadAssets]:
+    """The same of tables to load."""
+    found = project.project.loads.items()
+    return [each for key, each in found if not names or any(map(partial(_fits, key), names))]
 
 
 def _fits(load_id: str, name: str) -> bool:
@@ -222,6 +227,20 @@ def _check_tables(project: Opened, tables: Sequence[TableDefinition], dead: set[
         if _cannot_clean_up(project, table, result):
             found.errors.append(_no_identity(table))
     found.warnings += [resource_error(project.settings.root, key, each) for key, each in sorted(accounts.items())]
+
+
+def _check_loads(project: Opened, names: Sequence[str], found: Findings) -> None:
+    """Variables of the sources; connections and stores, too, of tables that are named: else all were asked already."""
+    from export_pipelines.cli.inspection import check_connection
+    from export_pipelines.cli.inspection_load import unset_errors
+
+    loads = _loads(project, names)
+    found.errors += [error for each in loads for error in unset_errors(each.load)]
+    if names:
+        for key in sorted({each.load.spec.target.connection for each in loads}):
+            _passes(project, key, check_connection, found)
+        for key in sorted({each.load.spec.landing for each in loads}):
+            _passes(project, key, lambda store: store.probe(), found)
 
 
 def _check_datasets(project: Opened, datasets: Sequence[DataSetDefinition], dead: set[str], found: Findings) -> None:

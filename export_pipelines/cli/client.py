@@ -39,7 +39,11 @@ def client_command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def create_command(name: str, tables: tuple[str, ...], as_json: bool) -> None:
-    """Make a client, and print its id and key: the key cannot be shown again."""
+    """Make a client, and print its id and key: the key cannot be shown again.
+
+    \b
+      export-pipelines client create warehouse-copy --table 'shop.*'
+    """
     from export_pipelines.catalog.audit import Actor
 
     check_name(name)

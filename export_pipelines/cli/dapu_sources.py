@@ -62,7 +62,8 @@ def database_pull(tree: Tree, task: Task, action: Mapping[str, Any], note: Note)
     if method == "ts" and action.get("ts_col"):
         source |= {"mode": "incremental", "column": str(action["ts_col"])}
         note(
-            f"{found[0][0]}: its condition on the last timestamp is always true now: the incremental pull adds its own"
+            f"{found[0][0]}: its condition on the last timestamp is always true now: the incremental pull adds its own "
+            f"by `{action['ts_col']}`, which has to be among the columns of the SELECT"
         )
     elif method == "hash":
         source["mode"] = "changes"

@@ -42,6 +42,10 @@ def hold_command(
     A range concerns each partition whose window overlaps it. Times without an offset are those of the table's
     partitions. A snapshot is concerned by any range; so is each partition of a cumulative table that ends after --from,
     since its rows may be of any time before its end.
+
+    \b
+      export-pipelines hold sales/events --partition 2025-01-02 --reason "court case 7"
+      export-pipelines hold sales/events --from 2025-01-02 --to 2025-02-01 --reason "court case 7" --owner ann
     """
     if partition is not None and (first or last):
         raise click.UsageError("give --partition, or --from and --to")

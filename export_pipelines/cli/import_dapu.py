@@ -30,11 +30,15 @@ def import_dapu_command(
     """Make definitions of the tasks of dapu in ROUTES_FOLDER/<route>/<schema>/<table>/haulwork.yaml.
 
     Tables go to DIR/<route>/<schema>/<table>/, connections to resources/. What cannot be carried over is listed by
-    file, and written to import-dapu.md beside them. The connections are looked for beside ROUTES_FOLDER
-    (connections.yaml) unless given by --connections; no password is taken over.
+    table, and written to DIR/import-dapu.md. The connections are looked for beside ROUTES_FOLDER (connections.yaml)
+    unless given by --connections; no password is taken over.
 
     Nothing that exists is overwritten: if anything is in the way, nothing is written at all. Exit code 1 when a task
     was left out.
+
+    \b
+      export-pipelines import-dapu ../warehouse/routes
+      export-pipelines import-dapu ../warehouse/routes --timezone Europe/Tallinn --write
     """
     from export_pipelines.settings import find_root
 

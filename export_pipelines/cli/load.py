@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -78,6 +79,11 @@ def run_command(
     """Land and load what is new, as runs in Dagster's instance. Exit code 1 when anything failed.
 
     Transforms run, too. What others wait for (`depends`, `table` sources, what a transform reads) comes first.
+
+    \b
+      export-pipelines load run shop/orders
+      export-pipelines load run 'shop/*' --land-only
+      export-pipelines load run shop/orders --force --file orders-2025-01.csv
     """
     if bool(tables) == everything:
         raise click.UsageError("name tables, or give --all")
@@ -133,21 +139,30 @@ def versions_command(table: str, as_json: bool) -> None:
 @load_command.command("rollback")
 @click.argument("table")
 @click.argument("version", type=int)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask. Needed where nobody can answer.")
 def rollback_command(table: str, version: int, yes: bool) -> None:
     """Make a kept version the one that readers see.
 
     Files that were loaded since then are not loaded again by themselves: `load run --force` does that. A transform
-    makes a newer version when it runs next.
+    makes a newer version when it runs next. Exit code 1 when the answer was no.
     """
-    from export_pipelines.steps.load import rollback
+    from export_pipelines.steps.load import rollback, table_versions
 
     with _opened() as project:
         name, ctx = _versioned(project, table)
-        if not yes and not click.confirm(f"show version {version} of {name} to its readers?"):
-            raise click.Abort
+        if not yes and version in {each.number for each in table_versions(ctx)}:
+            _ask(f"version {version} of {name}")
         now = rollback(ctx, version)
     click.echo(f"readers of {name} see version {now.number}: {output.count(now.rows, 'row')}")
+
+
+def _ask(what: str) -> None:
+    """Raises RequestError: nobody is there to answer. Exits with 1 when the answer is no."""
+    if not sys.stdin.isatty():
+        raise RequestError(f"readers would see {what}, and nobody is there to agree", hint="run it with --yes")
+    if not click.confirm(f"Show {what} to its readers?", err=True):
+        click.echo("nothing was changed", err=True)
+        raise click.exceptions.Exit(1)
 
 
 @load_command.command("diff")
@@ -181,6 +196,9 @@ def ignore_command(table: str, file: str, reason: str) -> None:
 
     If it landed several times, with other content each time, those that failed to load are left out, or else all that
     wait.
+
+    \b
+      export-pipelines load ignore shop/orders orders-2025-01.csv --reason 'sent by mistake'
     """
     from export_pipelines.steps.load import ignore, waiting_by_name
 
@@ -305,13 +323,14 @@ def _status(ctx: LoadContext) -> dict[str, Any]:
         session.begin()
         entries = session.execute(_REGISTRY, (ctx.load.spec.target.table, ctx.load.landed_as))
     loaded = [row for row in entries if row[1] == "processed"]
+    failed = {row[0] for row in entries if row[1] == "failed"}
     return {
         "table": ctx.load.id,
         "target": ctx.load.spec.target.table,
         "landed": len(files),
         "loaded": len(loaded),
-        "waiting": len(waiting),
-        "failed": sum(row[1] == "failed" for row in entries),
+        "waiting": sum(landing_id(each) not in failed for each in waiting),
+        "failed": len(failed),
         "rows": current.rows if current else 0,
         "quarantined": sum(row[3] for row in loaded),
         "version": current.number if current else None,

@@ -30,7 +30,7 @@ def run_loads(
         launcher.end_orphans()
         bar = output.bar(stream)
         try:
-            results = [_run(launcher, each, config, bar) for each in found]
+            results = [_run(project, launcher, each, config, bar) for each in found]
         except BaseException:
             bar.fail()
             raise
@@ -38,8 +38,25 @@ def run_loads(
     return results
 
 
+def _unset(project: Opened, assets: LoadAssets | TransformAssets) -> str:
+    """Why a resource of the job cannot be made, a variable that is not set as a rule; empty if all can."""
+    from export_pipelines.errors import RequestError
+
+    try:
+        for key in assets.job.resource_defs:
+            if key in project.project.resources:
+                project.resource(key)
+    except RequestError as error:
+        return str(error)
+    return ""
+
+
 def _run(
-    launcher: Launcher, assets: LoadAssets | TransformAssets, config: dict[str, Any], bar: output.Bar
+    project: Opened,
+    launcher: Launcher,
+    assets: LoadAssets | TransformAssets,
+    config: dict[str, Any],
+    bar: output.Bar,
 ) -> dict[str, Any]:
     import dagster as dg
 
@@ -68,6 +85,8 @@ def _run(
             told["files"].append({name: event.metadata[name] for name in names})
         bar.update(0, f"{told['landed']} landed, {told['loaded']} loaded, {told['rows']:,} rows")
 
+    if unset := _unset(project, assets):
+        return {**told, "seconds": 0.0, "run": None, "errors": [unset]}
     run = {"ops": {load_op_name(table): {"config": config}}} if isinstance(assets, LoadAssets) else {}
     result = launcher.run(dg.RunRequest(job_name=assets.job.name, run_config=run), heard)
     bar.update(1, f"{told['landed']} landed, {told['loaded']} loaded, {told['rows']:,} rows")

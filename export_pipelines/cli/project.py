@@ -211,17 +211,18 @@ def read_project(settings: Settings, *, automations: bool = False) -> Project:
 
 
 @contextmanager
-def opened(*, migrate: bool = False, automations: bool = False) -> Iterator[Opened]:
+def opened(*, migrate: bool = False, automations: bool = False, settings: Settings | None = None) -> Iterator[Opened]:
     """The project with its databases; the embedded server runs for as long as the block.
 
     A catalog in the embedded server is ours, and always brought to the newest version; another one only by `migrate`.
+    Whoever has read the project before gives its `settings`: read again, the environment would hide what is embedded.
     """
     quiet()
     from export_pipelines.local.project import running
 
-    found = settings_module.load_settings()
-    with running(found, migrate_catalog=migrate or found.embedded_dagster) as settings:
-        yield Opened(settings, read_project(settings, automations=automations))
+    found = settings or settings_module.load_settings()
+    with running(found, migrate_catalog=migrate or found.embedded_dagster) as full:
+        yield Opened(full, read_project(full, automations=automations))
 
 
 def warn_of_broken(project: Project) -> None:

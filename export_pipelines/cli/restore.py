@@ -58,6 +58,11 @@ def restore_command(
     One transaction: after an error the target is as it was. Rows of an existing table are told apart by its primary
     key, another unique index, or `key` in defs.yaml; a table without any must be empty. Of a table without partitions,
     each of whose files is a snapshot of the whole, --as-of takes an earlier one than the newest.
+
+    \b
+      export-pipelines restore flights --partition 2013-02-14 --into restored_flights
+      export-pipelines restore flights --from 2013-02-01 --to 2013-02-28 --into nycflights13.flights --on-conflict skip
+      export-pipelines restore flights --all --to-file flights.csv.gz
     """
     if [partition is not None, (first or last) is not None, everything].count(True) != 1:
         raise click.UsageError("give --partition KEY, --from and --to, or --all")

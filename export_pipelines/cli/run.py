@@ -137,6 +137,11 @@ def run_command(
     Without --partition, --from and --to: each partition that has closed and is not done yet; of a cumulative table
     only the newest, which holds everything before it. Several partitions of a table are one run where its `single_run`
     says so. Exit code 1 when anything failed or was refused.
+
+    \b
+      export-pipelines run flights --partition 2013-02-14
+      export-pipelines run flights --from 2013-03-01 --to 2013-03-31 --stage export
+      export-pipelines run --all --dry-run
     """
     if bool(tables) == everything:
         raise click.UsageError("name tables, or give --all")

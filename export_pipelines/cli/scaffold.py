@@ -39,7 +39,13 @@ _MAX_BYTES = 100 * 2**20
 
 @click.command("scaffold")
 @click.argument("table", metavar="GROUP/TABLE")
-@click.option("--from-file", "file", metavar="PATH", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--from-file",
+    "file",
+    metavar="PATH",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A file of this machine.",
+)
 @click.option("--from-url", "url", metavar="URL", help="A file by HTTP or SFTP.")
 @click.option("--from-table", "origin", metavar="SCHEMA.NAME", help="A table of a database; see --connection.")
 @click.option("--connection", default="source", show_default=True, help="Where the table of --from-table is.")
@@ -59,12 +65,17 @@ def scaffold_command(
     --from-file takes all files of its folder with the same ending; so does --from-url sftp://user@host/folder/file.csv,
     with the password in the variable SFTP_PASSWORD and the server in ~/.ssh/known_hosts. Where resources/ has no
     `warehouse` or no `landing`, they are written, too. Nothing that exists is overwritten.
+
+    \b
+      export-pipelines scaffold shop/orders --from-file ~/drops/orders-2025-01.csv
+      export-pipelines scaffold shop/orders --from-url https://data.example.org/orders.csv --key order_id
+      export-pipelines scaffold shop/orders --from-table sales.orders --connection erp
     """
     if sum(each is not None for each in (file, url, origin)) != 1:
         raise click.UsageError("give one of --from-file, --from-url and --from-table")
     group, _, name = table.strip("/").rpartition("/")
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,44}", name) or not re.fullmatch(r"[a-z_][a-z0-9_]{0,44}", group):
-        raise RequestError(f"{table!r} is not GROUP/TABLE of lower-case letters, digits and _")
+        raise RequestError(f"{table!r} is not GROUP/TABLE of lower-case letters, digits and _", hint="shop/orders, say")
     from export_pipelines.settings import find_root
 
     root = find_root()
@@ -214,7 +225,7 @@ def _of_table(origin: str, connection: str) -> tuple[dict[str, Any], dict[str, d
     """Source and columns of a table of PostgreSQL, with its own types."""
     from export_pipelines.cli.project import opened
     from export_pipelines.sources.postgres import PostgresSource
-    from export_pipelines.specs.load import RESERVED
+    from export_pipelines.specs.load_names import OWN_COLUMNS
 
     schema, _, name = origin.rpartition(".")
     with opened() as project:
@@ -232,7 +243,7 @@ def _of_table(origin: str, connection: str) -> tuple[dict[str, Any], dict[str, d
     if not found:
         raise RequestError(f"{connection!r} has no table {origin!r}", hint="write it as schema.name")
     plain = re.compile(r"[a-z_][a-z0-9_]*")
-    if odd := [each for each, _ in found if not plain.fullmatch(each) or each in RESERVED]:
+    if odd := [each for each, _ in found if not plain.fullmatch(each) or each in OWN_COLUMNS]:
         raise RequestError(f"column {odd[0]!r} cannot be named so here", hint="write the definition with a select.sql")
     columns = {each: {"type": kind} for each, kind in found}
     return {"type": "database", "connection": connection, "table": f"{schema or 'public'}.{name}"}, columns

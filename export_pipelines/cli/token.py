@@ -53,7 +53,11 @@ def create_command(
     expires: str,
     as_json: bool,
 ) -> None:
-    """Make a token, and print it: it cannot be shown again."""
+    """Make a token, and print it: it cannot be shown again.
+
+    \b
+      export-pipelines token create monthly-beds --user ann --scope upload --expires 90d
+    """
     from export_pipelines.catalog.audit import Actor
 
     until = _until(expires)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from export_pipelines.cli.project import Opened
     from export_pipelines.cli.verify_landed import Landed
     from export_pipelines.formats.encryption import Keyring
+    from export_pipelines.settings import Settings
     from export_pipelines.signing import PublicKey
     from export_pipelines.steps.verification import VerificationState
     from export_pipelines.steps.verify import Target, VerifyReport
@@ -97,20 +98,27 @@ def verify_command(
     With --budget or --minutes, files that were never verified come first, then those of longest ago. When that was is
     remembered in the catalog, or in the FILE of --state. Chains are always read whole. Landed files are then read for
     the tables that are named.
+
+    \b
+      export-pipelines verify sales/orders
+      export-pipelines verify --budget 10GB
+      export-pipelines verify --archive /mnt/archive --public-key signing.pem.pub
     """
     if partition and len(tables) != 1:
         raise click.UsageError("--partition needs one TABLE")
     from export_pipelines.cli.verify_landed import landed_json, tell_landed
+    from export_pipelines.settings import load_settings
     from export_pipelines.steps.verify import Budget, verify_tables
     from export_pipelines.steps.verify_workers import default_jobs
 
     landed: list[Landed] = []
-    if not (url or partition):
-        named, (landed, tables) = bool(tables), _landed(tables, budgeted=bool(budget or minutes))
+    settings = None if url else load_settings()
+    if settings and not partition:
+        named, (landed, tables) = bool(tables), _landed(settings, tables, budgeted=bool(budget or minutes))
         if named and not tables:
             tell_landed(landed, as_json=as_json)
             return 0 if all(each.intact for each in landed) else 1
-    with _archives(url, tables, no_database=no_database) as found, following("verifying") as progress:
+    with _archives(url, tables, settings, no_database=no_database) as found, following("verifying") as progress:
         found = _with_options(found, state, public_keys, identities)
         targets = _targets(found, tables, expect)
         if (budget or minutes) and not found.project and state is None:
@@ -137,13 +145,12 @@ def verify_command(
     return 0 if all([*(each.intact for each in reports), *(each.intact for each in landed)]) else 1
 
 
-def _landed(names: tuple[str, ...], *, budgeted: bool) -> tuple[list[Landed], tuple[str, ...]]:
+def _landed(settings: Settings, names: tuple[str, ...], *, budgeted: bool) -> tuple[list[Landed], tuple[str, ...]]:
     """What has landed of the tables to load that are meant, and the names that are left."""
     from export_pipelines.cli.project import read_project
     from export_pipelines.cli.verify_landed import check_tables, tables_to_load
-    from export_pipelines.settings import load_settings
 
-    project = read_project(load_settings())
+    project = read_project(settings)
     loads, left = tables_to_load(project, names)
     return check_tables(loads if names or not budgeted else {}, project.resources), left
 
@@ -172,7 +179,9 @@ def heads_command(tables: tuple[str, ...], url: str | None, as_json: bool) -> No
 
 
 @contextmanager
-def _archives(url: str | None, names: Sequence[str], *, no_database: bool) -> Iterator[_Archives]:
+def _archives(
+    url: str | None, names: Sequence[str], settings: Settings | None = None, *, no_database: bool
+) -> Iterator[_Archives]:
     """The archive of a URL, or those of the project."""
     from export_pipelines.cli.project import Opened, opened, read_project
     from export_pipelines.formats.encryption import NO_KEYS
@@ -183,10 +192,10 @@ def _archives(url: str | None, names: Sequence[str], *, no_database: bool) -> It
         store = _store(url)
         yield _Archives([store], _named_in(store, names), NO_KEYS, (), Forgetful())
     elif no_database:
-        settings = load_settings()
+        settings = settings or load_settings()
         yield _of_project(Opened(settings, read_project(settings)), names, Forgetful())
     else:
-        with opened() as project:
+        with opened(settings=settings) as project:
             yield replace(_of_project(project, names, InCatalog(project.catalog)), project=project)
 
 
@@ -237,9 +246,12 @@ def _with_options(
 
 def _targets(found: _Archives, names: Sequence[str], expect: Sequence[tuple[str, int, str]]) -> list[Target]:
     """What to verify. Tables that the catalog, or an auditor, knows of are looked for though nothing is there."""
+    from export_pipelines.errors import RequestError
     from export_pipelines.steps.chain_check import Expected
     from export_pipelines.steps.verify import Target
 
+    if expect and not found.stores:
+        raise RequestError("this project has no archive, so what --expect names is not there")
     heads: dict[str, dict[str, tuple[int, str]]] = {}
     if found.project:
         heads = {store.url: found.project.catalog.heads(store.url) for store in found.stores}

@@ -49,14 +49,14 @@ def tables_to_load(project: Project, names: tuple[str, ...]) -> tuple[dict[str, 
 def check_tables(loads: Mapping[str, LoadDefinition], resources: Mapping[str, Any]) -> list[Landed]:
     """Read the landed files of tables again. What cannot be read is a problem of its table."""
     from export_pipelines.components.opening import open_resource
-    from export_pipelines.steps.land import check_landed, landed_files
+    from export_pipelines.steps.land import check_landed, read_singly
 
     found = []
     for name, load in loads.items():
         try:
             store = open_resource(resources, load.spec.landing)
-            landed = landed_files(store, load.landed_as)
-            problems = check_landed(store, landed)
+            landed, problems = read_singly(store, load.landed_as)
+            problems += check_landed(store, landed)
         except ExportPipelinesError as error:
             landed, problems = [], [error.message]
         if landed or problems:

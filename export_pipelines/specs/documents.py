@@ -283,10 +283,16 @@ def _message(model: type[BaseModel], path: DocumentPath, error: ErrorDetails) ->
     if kind in ("enum", "literal_error"):
         expected = str(error.get("ctx", {}).get("expected", ""))
         return f"should be {expected}", suggest(str(value), expected.replace(" or ", ", ").replace("'", "").split(", "))
+    if kind == "union_tag_invalid":
+        context = error["ctx"]
+        near = suggest(str(context["tag"]), context["expected_tags"].replace("'", "").split(", "))
+        return f"{str(context['discriminator']).strip(chr(39))!r} should be one of {context['expected_tags']}", near
     message = error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if kind == "string_type" and type(value) in _QUOTED:
         return f"{message}, not {_QUOTED[type(value)]}", "put it in quotes"
+    if kind == "string_type" and value is None:
+        return f"{message}, not null", "give a value; null, NULL and ~ are words only within quotes"
     return message, ""
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from export_pipelines.specs.load_names import OWN_COLUMNS, refuse_reserved
 from export_pipelines.specs.load_sources import (
     DatabaseSource,
     RestSource,
@@ -30,9 +31,6 @@ from export_pipelines.specs.retries import RetrySpec
 from export_pipelines.specs.table import PartitionsSpec
 
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]*")
-
-RESERVED = ("row_id", "file_id", "raw_id", "valid_from", "valid_to", "removed_at")
-"""Columns that loading adds itself: `row_id` is what pages are read by."""
 
 
 # What files are
@@ -193,7 +191,8 @@ class LoadSpec(SpecModel):
     columns: dict[str, LoadColumn] = {}
     """Columns of the typed table; when empty, those of the first file, as text."""
     raw: bool = False
-    """Whether rows are also kept raw, as text, in `<table>__raw`; typed rows then point to theirs (`raw_id`)."""
+    """Whether rows are also kept raw, as text, in `<table>__raw`; typed rows then point to theirs (`raw_id`). Where
+    each file is the whole, raw rows go with the last row that came from them."""
     partition_by: str | None = None
     """Of style `partition`: `all`, or `year`, `month` or `day` with a column: `month(date_of_sale)`."""
     removal: RemovalGuard = RemovalGuard()
@@ -229,11 +228,16 @@ class LoadSpec(SpecModel):
     @classmethod
     def _plain_names(cls, value: dict[str, LoadColumn]) -> dict[str, LoadColumn]:
         for name in value:
-            if not _COLUMN.fullmatch(name) or len(name) > 63 or name in RESERVED:
-                raise ValueError(
-                    f"a column cannot be named {name!r}; lower-case letters, digits and _, none of {RESERVED}"
-                )
+            if not _COLUMN.fullmatch(name) or len(name) > 63:
+                raise ValueError(f"a column cannot be named {name!r}: lower-case letters, digits and _, 63 at most")
         return value
+
+    @property
+    def reserved(self) -> tuple[str, ...]:
+        """Names that no column of a file can have in the table, since loading adds such columns in this style."""
+        times = ("valid_from", "valid_to") if self.style is Style.HISTORY else ()
+        marks = ("removed_at",) if self.style is Style.SNAPSHOT and self.removal.mark else ()
+        return (*OWN_COLUMNS, *times, *marks)
 
     @property
     def by_file(self) -> bool:
@@ -298,6 +302,7 @@ class LoadSpec(SpecModel):
             raise ValueError("uploads have `style: replace`, without `key` and `raw`")
         if unknown := [name for name in self.key if self.columns and name not in self.columns]:
             raise ValueError(f"key columns {unknown} are not among the columns")
+        refuse_reserved((*self.columns, *self.key), self.reserved)
         return self
 
     def _keeps_what_it_had(self) -> None:

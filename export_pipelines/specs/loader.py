@@ -10,6 +10,7 @@ does).
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 from export_pipelines.errors import SpecError, SpecErrors
 from export_pipelines.specs.checks import is_there, problems
 from export_pipelines.specs.dataset_loader import DATASET_TYPE, load_dataset, on_demand
-from export_pipelines.specs.documents import Document, files_version, load_documents, read_text, suggest, validate
+from export_pipelines.specs.documents import Document, files_version, load_documents, read_text, validate
 from export_pipelines.specs.load_loader import LOAD_TYPE, load_load
 from export_pipelines.specs.loaded import FILES, BrokenFolder, Found, Loaded, keep_apart
 from export_pipelines.specs.table import TableDefinition, TableSpec
@@ -141,10 +142,12 @@ def _is_ours(document: Document) -> bool:
 
 def suggest_type(kind: str) -> str:
     """A hint for a type that was meant to be ours."""
-    for known in (TABLE_TYPE, *_OTHER_TYPES):
-        if kind.rpartition(".")[2].lower() == known.rpartition(".")[2].lower() or suggest(kind, [known.lower()]):
-            return f"did you mean {known!r}?"
-    return ""
+    known = {each.lower(): each for each in (TABLE_TYPE, *_OTHER_TYPES)}
+    for each in known.values():
+        if kind.rpartition(".")[2].lower() == each.rpartition(".")[2].lower():
+            return f"did you mean {each!r}?"
+    near = difflib.get_close_matches(kind.lower(), known, n=1, cutoff=0.6)
+    return f"did you mean {known[near[0]]!r}?" if near else ""
 
 
 def _group(assets: Path, path: Path) -> str:

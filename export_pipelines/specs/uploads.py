@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from export_pipelines.errors import RequestError
-from export_pipelines.specs.load import RESERVED, LoadDefinition, LoadSpec
+from export_pipelines.specs.load import LoadDefinition, LoadSpec
+from export_pipelines.specs.load_names import OWN_COLUMNS, STYLE_COLUMNS
 from export_pipelines.specs.load_sources import UploadSource
 
 TYPES = ("text", "boolean", "bigint", "numeric", "date", "timestamp", "timestamptz")
@@ -72,13 +73,13 @@ def upload_version(area_version: str, columns: Columns, delimiter: str = "") -> 
 
 
 def column_names(header: Iterable[str]) -> list[str]:
-    """Names of columns for those of a file: plain, letters without their marks, none that loading adds itself, none
-    twice."""
+    """Names of columns for those of a file: plain, letters without their marks, none that loading adds itself in any
+    style, none twice."""
     found: list[str] = []
     for each in header:
         letters = re.sub(r"[\u0300-\u036f]", "", unicodedata.normalize("NFKD", each.casefold()))
         plain = re.sub(r"[^a-z0-9_]+", "_", letters).strip("_")[:50] or "column"
-        plain = f"c_{plain}" if plain[0].isdigit() or plain in RESERVED else plain
+        plain = f"c_{plain}" if plain[0].isdigit() or plain in (*OWN_COLUMNS, *STYLE_COLUMNS) else plain
         number, name = 1, plain
         while name in found:
             number, name = number + 1, f"{plain}_{number + 1}"

@@ -178,46 +178,68 @@ def entries(archive: Store, table_id: str) -> Generator[Entry]:
 
 
 def digested(archive: Store, table_id: str) -> Generator[tuple[Entry, str]]:
-    """The same, each with the SHA-256 of its bytes.
+    """The same, each with the SHA-256 of its bytes."""
+    with closing(contents_after(archive, table_id, 0)) as contents:
+        for entry, sha256, _ in linked(contents, table_id, (0, "")):
+            yield entry, sha256
+
+
+def contents_after(archive: Store, table_id: str, last: int) -> Generator[bytes]:
+    """The bytes of the entries behind one, in order.
 
     Where reading is a wait for the network, the next entries are on their way while one is looked at. An error comes
     nevertheless at the turn of its entry, after all those before. The threads end with the generator.
+
+    Raises:
+        IntegrityError: an entry is missing.
     """
-    previous = ""
-    with closing(_read(archive, _keys(archive, table_id))) as contents:
-        for sequence, data in enumerate(contents, start=1):
-            entry = _parsed(data, table_id, sequence)
-            if entry.previous_sha256 != previous:
-                raise IntegrityError(
-                    f"manifest {sequence} of {table_id!r} does not follow the one before: a digest differs"
-                )
-            previous = digest(data)
-            yield entry, previous
+    with closing(read_ahead(archive, _keys(archive, table_id, last))) as reads:
+        for read in reads:
+            yield read()
 
 
-def _keys(archive: Store, table_id: str) -> Iterator[str]:
-    """Keys of the entries of a chain. Raises IntegrityError at a gap."""
+def linked(contents: Iterable[bytes], table_id: str, last: tuple[int, str]) -> Iterator[tuple[Entry, str, bytes]]:
+    """The entries that some bytes are, which follow one (its number and SHA-256), with their SHA-256 and bytes.
+
+    Raises:
+        IntegrityError: one is altered or out of order.
+    """
+    before, previous = last
+    for sequence, data in enumerate(contents, start=before + 1):
+        entry = _parsed(data, table_id, sequence)
+        if entry.previous_sha256 != previous:
+            raise IntegrityError(
+                f"manifest {sequence} of {table_id!r} does not follow the one before: a digest differs"
+            )
+        previous = digest(data)
+        yield entry, previous, data
+
+
+def _keys(archive: Store, table_id: str, last: int) -> Iterator[str]:
+    """Keys of the entries of a chain behind one. Raises IntegrityError at a gap."""
     folder = f"{table_folder(table_id)}/manifests/"
-    for expected, info in enumerate(archive.list(folder), start=1):
+    after = manifest_key(table_id, last) if last else ""
+    for expected, info in enumerate(archive.list(folder, after=after), start=last + 1):
         name = info.key.rsplit("/", 1)[1]
         if name != f"{expected:08d}.json":
             raise IntegrityError(f"the chain of {table_id!r} has {name} where number {expected} is expected")
         yield folder + name
 
 
-def _read(archive: Store, keys: Iterator[str]) -> Generator[bytes]:
-    """What is under each key, in order."""
+def read_ahead(archive: Store, keys: Iterator[str]) -> Generator[Callable[[], bytes]]:
+    """What gives what is under each key, or raises why not, in order; some of them are being read already."""
     # A chain of one entry needs no threads.
-    yield from map(partial(_fetched, archive), keys if archive.reads_at_once == 1 else islice(keys, 1))
+    for key in keys if archive.reads_at_once == 1 else islice(keys, 1):
+        yield partial(_fetched, archive, key)
     pool = ThreadPoolExecutor(archive.reads_at_once, "chain")
     under_way: deque[Future[bytes]] = deque()
     try:
         for begun in _begun(pool, archive, keys):
             under_way.append(begun)
             if len(under_way) == _AHEAD:
-                yield under_way.popleft().result()
+                yield under_way.popleft().result
         while under_way:
-            yield under_way.popleft().result()
+            yield under_way.popleft().result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -23,7 +23,9 @@ from export_pipelines.manifest import (
 )
 from export_pipelines.naming import table_folder
 from export_pipelines.signing import PublicKey, fits_any
-from export_pipelines.steps.chain_keys import MANIFEST, SIGNATURE, head_key, manifest_key, signature_key
+from export_pipelines.steps.chain import read_ahead
+from export_pipelines.steps.chain_bundles import bundles, differing
+from export_pipelines.steps.chain_keys import BUNDLE, MANIFEST, SIGNATURE, head_key, manifest_key, signature_key
 from export_pipelines.steps.signatures import head_from_bytes
 from export_pipelines.stores.base import Store
 
@@ -93,7 +95,8 @@ class ChainCheck:
 def check_chain(
     archive: Store, table_id: str, *, expected: Sequence[Expected] = (), keys: Sequence[PublicKey] = ()
 ) -> ChainCheck:
-    """Read all entries of a chain in order; what is missing, altered, cut off or wrongly signed becomes a problem.
+    """Read all entries of a chain in order; what is missing, altered, cut off or wrongly signed becomes a problem, and
+    so does a bundle (of a landing store) that is no copy of its entries.
 
     Signatures are checked if `keys` are given; that one is there of an entry which is not, is a problem in any case.
     Memory: about a kilobyte an entry.
@@ -102,28 +105,42 @@ def check_chain(
         StoreError: the archive cannot be listed.
     """
     found = ChainCheck(archive, table_id)
+    there = bundles(archive, table_id)
     present = _present(found)
     signed = set(_signatures(found))
+    digests = _check_entries(found, present, signed, keys)
     last = max(present, default=0)
-    digests: dict[int, str] = {}
-    previous: str | None = ""
-    for number in range(1, last + 1):
-        if number not in present:
-            found.problems.append(f"manifest {manifest_key(table_id, number)} is missing")
-            previous = None
-            continue
-        before, previous = previous, None
-        with found.noted():
-            data = archive.get(present[number])
-            previous = digests[number] = digest(data)
-            if keys and number in signed:
-                _check_signature(found, number, data, keys)
-            _take(found, _parsed(found, number, data, before), previous)
     found.last = (last, digests.get(last, ""))
     _check_expected(found, digests, expected)
     _check_signed(found, signed, present, keys)
     _check_head(found, digests, keys)
+    found.problems += differing(archive, there, digests)
     return found
+
+
+def _check_entries(
+    found: ChainCheck, present: Mapping[int, str], signed: set[int], keys: Sequence[PublicKey]
+) -> dict[int, str]:
+    """Read the entries in order, as they come, and note what they say; give the digests of those that can be read."""
+    digests: dict[int, str] = {}
+    previous: str | None = ""
+    numbers = range(1, max(present, default=0) + 1)
+    wanted = [present[number] for number in numbers if number in present]
+    with closing(read_ahead(found.archive, iter(wanted))) as reads:
+        for number in numbers:
+            if number not in present:
+                found.problems.append(f"manifest {manifest_key(found.table_id, number)} is missing")
+                previous = None
+                continue
+            before, previous = previous, None
+            read = next(reads)
+            with found.noted():
+                data = read()
+                previous = digests[number] = digest(data)
+                if keys and number in signed:
+                    _check_signature(found, number, data, keys)
+                _take(found, _parsed(found, number, data, before), previous)
+    return digests
 
 
 def _present(found: ChainCheck) -> dict[int, str]:
@@ -264,7 +281,7 @@ def _these(numbers: list[int]) -> str:
 
 
 def unaccounted(archive: Store, table_id: str, found: ChainCheck) -> list[str]:
-    """Keys in the folder of a table that are no part of its chain, and no file that one of its artifacts names.
+    """Keys in the folder of a table that are no part of its chain, and no file that one of its entries names.
 
     The files of artifacts that were given up belong to these: an expire that was killed left them, and `sweep` removes
     them.
@@ -290,8 +307,8 @@ def _own_head(folder: str) -> re.Pattern[str]:
 
 
 def _of_chain(key: str, folder: str, newest_head: int) -> bool:
-    """Whether a key is one of an entry, of a signature, or of the newest head."""
-    if match := MANIFEST.fullmatch(key):
+    """Whether a key is one of an entry, of a bundle, of a signature, or of the newest head."""
+    if match := MANIFEST.fullmatch(key) or BUNDLE.fullmatch(key):
         return match["folder"] + "/" == folder
     match = SIGNATURE.fullmatch(key)
     if not match or match["folder"] + "/" != folder:

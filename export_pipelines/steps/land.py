@@ -28,6 +28,8 @@ from export_pipelines.specs.load_sources import (
     TableSource,
 )
 from export_pipelines.specs.table import Compression
+from export_pipelines.steps.chain import digested
+from export_pipelines.steps.chain_bundles import bundles, differing
 from export_pipelines.steps.land_context import LandContext, LandResult
 from export_pipelines.steps.land_files import FilesLanding
 from export_pipelines.steps.land_pages import PullPages, pull_together
@@ -45,7 +47,16 @@ from export_pipelines.steps.land_storing import (
 from export_pipelines.steps.land_table import pull_pages, pull_table
 from export_pipelines.stores.base import Store
 
-__all__ = ["LandContext", "LandResult", "check_landed", "land", "landed_files", "list_files", "pull_name"]
+__all__ = [
+    "LandContext",
+    "LandResult",
+    "check_landed",
+    "land",
+    "landed_files",
+    "list_files",
+    "pull_name",
+    "read_singly",
+]
 
 
 def land(ctx: LandContext, *, force: bool = False, chain: Chain | None = None) -> LandResult:
@@ -90,6 +101,15 @@ def landed_files(store: Store, table_id: str) -> list[LandedManifest]:
         IntegrityError: the chain of manifests is broken.
     """
     return Chain.read(store, table_id).entries
+
+
+def read_singly(store: Store, table_id: str) -> tuple[list[LandedManifest], list[str]]:
+    """What has landed, by every single manifest; and what is wrong with the bundles, which are copies of these. Raises
+    IntegrityError if the chain is broken."""
+    there = bundles(store, table_id)
+    found = list(digested(store, table_id))
+    problems = list(differing(store, there, {entry.sequence: sha256 for entry, sha256 in found}))
+    return [entry for entry, _ in found if isinstance(entry, LandedManifest)], problems
 
 
 def check_landed(store: Store, landed: Iterable[LandedManifest]) -> list[str]:

@@ -17,7 +17,7 @@ from export_pipelines.manifest import Entry, FileProof, LandedManifest, digest
 from export_pipelines.naming import safe, table_folder
 from export_pipelines.scratch import scratch_errors
 from export_pipelines.specs.table import Compression
-from export_pipelines.steps import chain
+from export_pipelines.steps import chain, chain_bundles
 from export_pipelines.stores.base import Store
 
 if TYPE_CHECKING:
@@ -255,9 +255,10 @@ class Chain:
 
     @classmethod
     def read(cls, store: Store, table_id: str) -> Chain:
-        """Read all manifests. Raises IntegrityError if the chain is broken."""
+        """Read all entries, of a long chain from its bundles, and write the bundles that are not there yet. Raises
+        IntegrityError if the chain is broken."""
         found = cls(store, table_id)
-        for entry, sha256 in chain.digested(store, table_id):
+        for entry, sha256 in chain_bundles.digested(store, table_id):
             found._note(entry, sha256)
         return found
 

@@ -14,9 +14,10 @@ from pglast.visitors import Visitor
 from export_pipelines.errors import TargetError
 from export_pipelines.formats.parsing import other_delimiter
 from export_pipelines.sources.postgres import Session
-from export_pipelines.specs.load import RESERVED, DriftPolicy, LoadColumn, LoadSpec, Style
+from export_pipelines.specs.load import DriftPolicy, LoadColumn, LoadSpec, Style
+from export_pipelines.specs.load_names import OWN_COLUMNS, STYLE_COLUMNS
 from export_pipelines.sql import quote_identifier
-from export_pipelines.targets.tables import TableColumn, columns_of
+from export_pipelines.targets.tables import TableColumn, columns_of, noted_as_data
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _WIDEST = 63
@@ -103,18 +104,45 @@ def _refuse_header(header: Sequence[str]) -> None:
 
 def own_columns(spec: LoadSpec) -> list[TableColumn]:
     """The columns which loading adds for a definition, besides those of every table."""
-    found = [TableColumn("raw_id", "bigint")] if spec.raw else []
-    if spec.style is Style.HISTORY:
-        moment = "timestamp with time zone"
-        found += [TableColumn("valid_from", moment), TableColumn("valid_to", moment)]
-    if spec.style is Style.SNAPSHOT and spec.removal.mark:
-        found.append(TableColumn("removed_at", "timestamp with time zone"))
-    return found
+    found = [TableColumn("raw_id", "bigint", own=True)] if spec.raw else []
+    moments = [name for name in spec.reserved if name in STYLE_COLUMNS]
+    return [*found, *(TableColumn(name, "timestamp with time zone", own=True) for name in moments)]
 
 
-def given_columns(session: Session, relation: str) -> list[TableColumn]:
-    """The columns of a table without those which loading adds."""
-    return [column for column in columns_of(session, relation) if column.name not in RESERVED]
+def given_columns(session: Session, relation: str, spec: LoadSpec) -> list[TableColumn]:
+    """The columns of a table without those that loading added, be it in another style that the definition had."""
+    data = noted_as_data(session, relation) | set(spec.columns)
+    found = [column for column in columns_of(session, relation) if column.name not in OWN_COLUMNS]
+    return [column for column in found if column.name not in STYLE_COLUMNS or column.name in data]
+
+
+def columns_to_add(session: Session, relation: str, spec: LoadSpec, new: Sequence[TableColumn]) -> list[TableColumn]:
+    """What a table lacks that is changed in place: columns of loading's own, and the `new` ones of a plan.
+
+    Raises:
+        TargetError: a new one has the name of a column that loading added in another style, or the table has versions
+            of rows, of which the style knows nothing.
+    """
+    there = {column.name for column in columns_of(session, relation)}
+    if spec.style in (Style.UPSERT, Style.SNAPSHOT) and "valid_to" in there:
+        _refuse_versions(session, relation, spec)
+    if left := [column.name for column in new if column.name in there]:
+        raise TargetError(
+            f"column {left[0]!r} of the file has the name of one that the table has from another style",
+            hint=f"give it another name: {_other_name(left[0])}; or take that one away in a ver/NNN_*.sql",
+        )
+    return [column for column in [*own_columns(spec), *new] if column.name not in there]
+
+
+def _refuse_versions(session: Session, relation: str, spec: LoadSpec) -> None:
+    """Raises TargetError: by the key of a row all of its versions would be changed."""
+    given = {column.name for column in given_columns(session, relation, spec)}
+    old = f"SELECT EXISTS (SELECT FROM {relation} WHERE valid_to IS NOT NULL)"
+    if "valid_to" not in given and session.one(old)[0]:
+        raise TargetError(
+            f"the table has old versions of rows, of style history, and style {spec.style.value} would change them",
+            hint="keep them elsewhere, and take them away in a ver/NNN_*.sql: DELETE … WHERE valid_to IS NOT NULL",
+        )
 
 
 def wanted_columns(spec: LoadSpec, types: dict[str, str]) -> list[TableColumn]:
@@ -134,6 +162,7 @@ def make_plan(
         TargetError: the policy of the definition does not let file, definition and table differ in this way.
     """
     _refuse_header(header)
+    _refuse_reserved(spec, wanted, there or ())
     if not wanted:
         return _untyped(spec, header, there)
     new = _compare(spec, wanted, there)
@@ -146,9 +175,29 @@ def make_plan(
     return _with_extra(spec, header, [name for name in header if name not in used], filled, table, new, there)
 
 
+def _refuse_reserved(spec: LoadSpec, wanted: Sequence[TableColumn], there: Sequence[TableColumn]) -> None:
+    """Raises TargetError: the table that is copied, or the table that is there, has data in a column whose name loading
+    needs itself in this style."""
+    if copied := [column.name for column in wanted if column.name in spec.reserved]:
+        raise TargetError(
+            f"the table that is copied has a column {copied[0]!r}, and style {spec.style.value} adds one of that name",
+            hint="other styles, such as replace or shadow, copy it as it is; or name all `columns`, and this one "
+            f"otherwise: {_other_name(copied[0])}",
+        )
+    if data := [column.name for column in there if column.name in spec.reserved]:
+        raise TargetError(
+            f"the table has data in column {data[0]!r}, which loading would fill itself in style {spec.style.value}",
+            hint="write a ver/NNN_*.sql with ALTER TABLE … RENAME COLUMN, or keep the style",
+        )
+
+
+def _other_name(name: str) -> str:
+    return f"`columns: {{other_{name}: {{source: {name}}}}}`"
+
+
 def _untyped(spec: LoadSpec, header: Sequence[str], there: Sequence[TableColumn] | None) -> Plan:
     """Of a definition without columns: the first file decides, and all is text."""
-    known = [column.name for column in there] if there else _as_columns(header)
+    known = [column.name for column in there] if there else _as_columns(spec, header)
     types = {column.name: column for column in there or ()}
     missing = [name for name in known if name not in header]
     if missing and spec.drift is DriftPolicy.FREEZE:
@@ -180,7 +229,7 @@ def _with_extra(
         )
     if extra and spec.drift is DriftPolicy.EVOLVE:
         known = {column.name: column for column in table}
-        for name in _as_columns(extra):
+        for name in _as_columns(spec, extra):
             column = known.get(name) or TableColumn(name, "text")
             filled.append(_filled(column, LoadColumn(type=column.type), header))
             if name not in known:
@@ -190,13 +239,13 @@ def _with_extra(
     return Plan(tuple(header), tuple(filled), tuple(table), tuple(new) if there is not None else (), forbidden)
 
 
-def _as_columns(names: Sequence[str]) -> list[str]:
+def _as_columns(spec: LoadSpec, names: Sequence[str]) -> list[str]:
     """Names of a file that become columns as they are. Raises TargetError: one cannot."""
     for name in names:
-        if name in RESERVED:
+        if name in spec.reserved:
             raise TargetError(
                 f"column {name!r} of the file has a name that loading uses itself",
-                hint=f"give it another name: `columns: {{other_{name}: {{source: {name}}}}}`",
+                hint=f"give it another name: {_other_name(name)}",
             )
         if not _NAME.fullmatch(name):
             raise TargetError(

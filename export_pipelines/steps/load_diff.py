@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from export_pipelines.sources.postgres import Session
+from export_pipelines.specs.load_names import OWN_COLUMNS
 from export_pipelines.sql import quote_identifier
 from export_pipelines.steps.load_context import RowDiff
 from export_pipelines.steps.load_convert import digest_text
 from export_pipelines.targets.tables import columns_of
-
-_OWN = ("row_id", "file_id", "raw_id")
 
 Row = tuple[str | None, ...]
 
@@ -18,7 +17,7 @@ Row = tuple[str | None, ...]
 def difference(session: Session, old: str, new: str, key: Sequence[str], sample: int) -> RowDiff:
     """Compare the columns that both have. Within the caller's transaction."""
     there = {column.name for column in columns_of(session, new)}
-    columns = [c.name for c in columns_of(session, old) if c.name in there and c.name not in _OWN]
+    columns = [c.name for c in columns_of(session, old) if c.name in there and c.name not in OWN_COLUMNS]
     if key and set(key) <= set(columns):
         return _by_key(session, old, new, key, columns, sample)
     return _by_content(session, old, new, columns, sample)

@@ -11,6 +11,7 @@ from export_pipelines.steps.context import Progress
 from export_pipelines.steps.load_begin import lock_table
 from export_pipelines.steps.load_columns import (
     Plan,
+    columns_to_add,
     file_columns,
     given_columns,
     make_plan,
@@ -99,15 +100,25 @@ class LoadRun:
             return result
         self._session.execute("SELECT set_config(%s, %s, true)", (FILE_SETTING, str(self._entry)))
         result = self._load(state)
+        raw = self._raw_to_sweep()
         self._session.commit()
-        versions.sweep(self._session, self._names, raw=self._spec.raw and self._spec.style in _ANEW)
+        versions.sweep(self._session, self._names, raw)
         return result
+
+    def _raw_to_sweep(self) -> list[int] | None:
+        """Files whose raw rows may be left without rows that came from them: see `versions.sweep`."""
+        revised = self._spec.revises
+        if not self._spec.raw or not (self._spec.ends_absent or self._force or revised):
+            return []
+        if self._spec.ends_absent:
+            return None
+        return registry.earlier_entries(self._session, self._names.table, self._manifest(), same_name=revised)
 
     def _begin(self) -> tuple[versions.State | None, LoadResult | None]:
         """Begin the transaction, with the table locked against other loaders; a result if there is nothing to do."""
         state = self._lock()
         if registry.state_of(self._session, self._entry) == "processed" and not self._force:
-            return state, already(self._session, self._names, self._entry)
+            return state, already(self._session, self._names, self._entry, self._spec)
         if self._superseded():
             return state, superseded(self._session, self._entry, state.current if state else 0)
         return state, None
@@ -164,8 +175,8 @@ class LoadRun:
         if raw:
             patiently(self._session, lambda: add_columns(self._session, self._names.raw, raw))
         relation = self._names.version(state.current)
-        wanted = [] if self._spec.style in _ANEW else [*own_columns(self._spec), *plan.new]
-        new = lacking(self._session, relation, wanted)
+        add = self._spec.style not in _ANEW
+        new = columns_to_add(self._session, relation, self._spec, plan.new) if add else []
         if new:
             lock_for_change(self._session, self._names, relation)
             add_columns(self._session, relation, new)
@@ -197,7 +208,7 @@ class LoadRun:
         wanted = wanted_columns(self._spec, dict(zip(names, types, strict=True)))
         there = None
         if state and not (self._spec.style in _ANEW and wanted):
-            there = given_columns(self._session, self._names.version(state.current))
+            there = given_columns(self._session, self._names.version(state.current), self._spec)
         self._file = self._open(file_columns(self._spec, [c.name for c in there or ()]))
         header, passthrough = header_of(self._file)
         return make_plan(self._spec, header, wanted, there), passthrough
@@ -336,7 +347,7 @@ class LoadRun:
         if unseen:
             views.grant(self._session, self._names, self._spec.target.grants)
         refuse_changed(self._ctx)
-        return result_of(action, self._entry, counts, given_columns(self._session, table.relation), digest)
+        return result_of(action, self._entry, counts, given_columns(self._session, table.relation, self._spec), digest)
 
     def _show(self, current: int) -> None:
         comments = {name: column.description for name, column in self._spec.columns.items() if column.description}

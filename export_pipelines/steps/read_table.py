@@ -11,13 +11,11 @@ from typing import Any, Literal
 from export_pipelines.errors import ExportPipelinesError, SourceError
 from export_pipelines.sources.postgres import PostgresSource, Session
 from export_pipelines.specs.load import TargetSpec
+from export_pipelines.specs.load_names import OWN_COLUMNS
 from export_pipelines.sql import quote_identifier
 from export_pipelines.targets.names import TableNames
 
 Orientation = Literal["tabular", "records"]
-
-OWN_COLUMNS = frozenset({"row_id", "raw_id", "file_id", "file_line", "loaded_at", "row_digest"})
-"""Columns of loading itself that readers do not get; `valid_from`, `valid_to` and `removed_at` they do."""
 
 PAGE_TIMEOUT = "30s"
 _BEFORE_ALL = -(1 << 63)

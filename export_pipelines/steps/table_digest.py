@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from export_pipelines.errors import RequestError
 from export_pipelines.sources.postgres import PostgresSource, Session
-from export_pipelines.specs.load import RESERVED, TargetSpec
+from export_pipelines.specs.load import TargetSpec
+from export_pipelines.specs.load_names import OWN_COLUMNS
 from export_pipelines.sql import quote_identifier
 from export_pipelines.steps.read_table import columns_read, current_version, kept_version
 from export_pipelines.targets.names import TableNames
@@ -44,11 +45,6 @@ class TableDigest:
         return f"{self.rows} {self.digest}"
 
 
-def data_columns(columns: Columns) -> tuple[tuple[str, str], ...]:
-    """Those that are data, without what loading adds itself."""
-    return tuple((name, kind) for name, kind in columns if name not in RESERVED)
-
-
 def portable_type(kind: str) -> str:
     """The type of a column in another database: types that people made are text there."""
     return kind if _PORTABLE.fullmatch(kind) else "text"
@@ -73,7 +69,7 @@ def _text(name: str, kind: str) -> str:
 
 
 def digest_of(source: PostgresSource, target: TargetSpec, version: int | None) -> tuple[int, Columns, TableDigest]:
-    """Number, data columns and digest of a version of a loaded table, or of the one that is shown now.
+    """Number, columns that readers get, and digest of a version of a loaded table, or of the one that is shown now.
 
     Raises:
         NotLoaded, VersionGone. SourceError: the database is away, or it takes too long.
@@ -82,7 +78,7 @@ def digest_of(source: PostgresSource, target: TargetSpec, version: int | None) -
     with source.session(statement_timeout="10min") as session:
         session.begin()
         number = version or current_version(session, names)
-        columns = data_columns([(column.name, column.type) for column in columns_read(session, names, number)])
+        columns = [(column.name, column.type) for column in columns_read(session, names, number)]
         with kept_version(names, number):
             found = measured(session, names.version(number), columns)
         session.rollback()
@@ -104,13 +100,14 @@ def noted_columns(state: dict[str, str]) -> dict[str, str]:
 
 
 def view_columns(session: Session, schema: str, name: str) -> tuple[tuple[str, str], ...]:
-    """Data columns of what readers of a table see.
+    """Columns of what readers of a table see, without the numbers that loading gives: times of a history and marks of a
+    snapshot are data for who copies it.
 
     Raises:
         RequestError: there is nothing of that name.
     """
     relation = f"{quote_identifier(schema)}.{quote_identifier(name)}"
-    found = [(column.name, column.type) for column in columns_of(session, relation)]
+    found = columns_of(session, relation)
     if not found:
         raise RequestError(f"{schema}.{name} has never been loaded, so there is nothing to copy", hint="load it first")
-    return data_columns(found)
+    return tuple((column.name, column.type) for column in found if column.name not in OWN_COLUMNS)

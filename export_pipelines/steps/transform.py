@@ -96,7 +96,7 @@ def run_transform(ctx: TransformContext) -> TransformResult:
         _refuse_changed(ctx)
         session.commit()
         if ctx.transform.spec.materialize != "statements":
-            versions.sweep(session, ctx.names, raw=False)
+            versions.sweep(session, ctx.names)
     return TransformResult(**made, seconds=time.monotonic() - started)
 
 

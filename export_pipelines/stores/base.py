@@ -67,8 +67,12 @@ class Store(Protocol):
     def head(self, key: str) -> ObjectInfo | None:
         """What is known of an object, None if there is none."""
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Objects whose key starts with `prefix`, in the order of their keys; no temporaries."""
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key starts with `prefix`, in the order of their keys; no temporaries.
+
+        Only those whose key comes `after` another, if one is given: what comes before it costs little. `prefix` must
+        then name a folder without folders in it, of which stores have one order.
+        """
 
     def delete(self, key: str) -> None:
         """Remove an object; no error if there is none."""

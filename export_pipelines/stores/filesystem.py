@@ -92,12 +92,12 @@ class FilesystemStore:
                 return None
         return _info(key, status) if stat.S_ISREG(status.st_mode) else None
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Objects whose key starts with `prefix`, in the order of their keys.
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key starts with `prefix` and comes after `after`, in the order of their keys.
 
         One folder's names are in memory at a time. What vanishes meanwhile is left out.
         """
-        for key, status in self._walk(check_prefix(prefix), prefix):
+        for key, status in self._walk(check_prefix(prefix), prefix, after):
             if is_key(key):
                 yield _info(key, status)
 
@@ -195,8 +195,8 @@ class FilesystemStore:
             os.unlink(parts[-1], dir_fd=folder)
             sync_folder(folder)
 
-    def _walk(self, parts: tuple[str, ...], prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-        """Files below a folder whose path may start with `prefix`, in the order of their keys."""
+    def _walk(self, parts: tuple[str, ...], prefix: str, after: str = "") -> Iterator[tuple[str, os.stat_result]]:
+        """Files below a folder whose path may start with `prefix`, in the order of their keys, behind `after`."""
         start = "".join(f"{part}/" for part in parts)
         with ExitStack() as opened, self.explained("list", start):
             try:
@@ -207,8 +207,8 @@ class FilesystemStore:
                 key = start + name
                 if name.endswith("/"):
                     if key.startswith(prefix) or prefix.startswith(key):
-                        yield from self._walk((*parts, name[:-1]), prefix)
-                elif key.startswith(prefix) and (status := _status(folder, name)):
+                        yield from self._walk((*parts, name[:-1]), prefix, after)
+                elif key > after and key.startswith(prefix) and (status := _status(folder, name)):
                     yield key, status
 
     def _remove_stale(self, parts: tuple[str, ...], dry_run: bool) -> bool:

@@ -135,14 +135,14 @@ class S3Store:
             )
         return url
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Objects whose key starts with `prefix`, in the order of their keys.
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key starts with `prefix` and comes after `after`, in the order of their keys.
 
         AWS lists in that order, a page of 1,000 at a time. Other stores do not all (SeaweedFS goes folder by folder),
         so their list is sorted here, at about 0.3 KB of memory an object.
         """
         check_prefix(prefix)
-        found = self._listed(self.prefix + prefix)
+        found = self._listed(self.prefix + prefix, self._full(after) if after else "")
         return found if self._is_aws() else iter(sorted(found, key=lambda info: info.key))
 
     def delete(self, key: str) -> None:
@@ -248,13 +248,15 @@ class S3Store:
                 raise explain(error, "use", self.url) from error
         self._bucket_seen = True
 
-    def _listed(self, start: str) -> Iterator[ObjectInfo]:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
+    def _listed(self, start: str, after: str) -> Iterator[ObjectInfo]:
+        behind = {"StartAfter": after} if after else {}
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start, **behind)
         with self._explained("list", self.url):
             for page in pages:
                 for item in page.get("Contents", ()):
                     key = item["Key"].removeprefix(self.prefix)
-                    if is_key(key):
+                    # Again: not every store knows StartAfter.
+                    if item["Key"] > after and is_key(key):
                         yield ObjectInfo(key, item["Size"], item["LastModified"])
 
     def _is_aws(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from export_pipelines.errors import SourceError, TargetError
 from export_pipelines.sources.postgres import Session
+from export_pipelines.specs.load_names import STYLE_COLUMNS
 from export_pipelines.sql import quote_identifier, quote_literal
 from export_pipelines.targets.names import TableNames, qualified
 
@@ -41,6 +42,13 @@ WHERE i.indrelid = to_regclass(%s) AND NOT EXISTS (SELECT FROM pg_constraint c W
 ORDER BY i.indexrelid
 """
 
+_NOTED = """
+SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
+AND col_description(attrelid, attnum) = %s
+"""
+
+_DATA = "Data of the source, not made by loading"
+
 _INDEXED = """
 SELECT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 WHERE i.indrelid = to_regclass(%s) AND i.indisvalid AND a.attname = %s)
@@ -54,6 +62,8 @@ class TableColumn:
     name: str
     type: str
     not_null: bool = False
+    own: bool = False
+    """Whether loading fills it itself. What is read from a table does not tell: see `noted_as_data`."""
 
 
 def exists(session: Session, relation: str) -> bool:
@@ -113,7 +123,20 @@ def create_version(session: Session, names: TableNames, number: int, columns: Se
         ]
     )
     session.execute(f"CREATE TABLE {relation} (\n  {body}\n)")
+    _note_data(session, relation, columns)
     return relation
+
+
+def _note_data(session: Session, relation: str, columns: Sequence[TableColumn]) -> None:
+    """Note of columns that loading may have of its own in another style that they are data, should the style change."""
+    for column in columns:
+        if column.name in STYLE_COLUMNS and not column.own:
+            session.execute(f"COMMENT ON COLUMN {relation}.{quote_identifier(column.name)} IS {quote_literal(_DATA)}")
+
+
+def noted_as_data(session: Session, relation: str) -> set[str]:
+    """The columns of which loading noted that they are data, though it may have such columns of its own."""
+    return {str(row[0]) for row in session.execute(_NOTED, (relation, _DATA))}
 
 
 def add_primary_key(session: Session, relation: str) -> None:
@@ -158,10 +181,15 @@ def settle(session: Session, relation: str) -> None:
     )
 
 
-def delete_files(session: Session, relation: str, entries: Sequence[int]) -> int:
-    """Delete the rows which some files gave; how many. The first time makes the index that finds them."""
+def index_files(session: Session, relation: str) -> None:
+    """Make the index that finds the rows of a file, if it is not there."""
     if not session.one(_INDEXED, (relation, "file_id"))[0]:
         session.execute(f"CREATE INDEX ON {relation} USING brin (file_id)")
+
+
+def delete_files(session: Session, relation: str, entries: Sequence[int]) -> int:
+    """Delete the rows which some files gave; how many."""
+    index_files(session, relation)
     return session.change(f"DELETE FROM {relation} WHERE file_id IN ({', '.join(map(str, entries))})")
 
 
@@ -231,6 +259,7 @@ def add_columns(session: Session, relation: str, columns: Sequence[TableColumn])
     """Add columns that may be NULL."""
     added = ", ".join(f"ADD COLUMN {quote_identifier(column.name)} {column.type}" for column in columns)
     session.execute(f"ALTER TABLE {relation} {added}")
+    _note_data(session, relation, columns)
 
 
 def patiently(session: Session, action: Callable[[], T]) -> T:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from export_pipelines.errors import SourceError, TargetError
 from export_pipelines.sources.postgres import Session
 from export_pipelines.targets.names import TableNames
-from export_pipelines.targets.tables import exists
+from export_pipelines.targets.tables import columns_of, exists, index_files
 
 _OLD = """
 SELECT version FROM operations.table_version WHERE target_table = %s AND version <> %s ORDER BY version DESC OFFSET %s
@@ -121,20 +122,23 @@ def forget_old(session: Session, names: TableNames, current: int, keep: int) -> 
         )
 
 
-def sweep(session: Session, names: TableNames, *, raw: bool) -> None:
+def sweep(session: Session, names: TableNames, raw: Sequence[int] | None = ()) -> None:
     """Drop tables of versions that are no longer kept, in transactions of their own. Those that somebody reads stay
-    for the next time; so does what a crash leaves. With `raw`, raw rows of their files go, too."""
+    for the next time; so does what a crash leaves. Raw rows that no row came from go, too: those of some files (entries
+    of the registry), or of all where `raw` is None."""
     with suppress(SourceError):
         session.begin()
         if session.one("SELECT pg_try_advisory_xact_lock(%s)", (names.lock,))[0]:
-            _drop_old(session, names, raw)
+            _drop_old(session, names)
+            if raw is None or raw:
+                _drop_raw(session, names, raw)
             session.commit()
             return
     with suppress(SourceError):
         session.rollback()
 
 
-def _drop_old(session: Session, names: TableNames, raw: bool) -> None:
+def _drop_old(session: Session, names: TableNames) -> None:
     known = set(kept(session, names))
     found = state(session, names)
     prefix = f"{names.name}__v"
@@ -143,15 +147,29 @@ def _drop_old(session: Session, names: TableNames, raw: bool) -> None:
     for number in old:
         if found and number != found.current:
             session.execute(f"SET LOCAL lock_timeout = '300ms'; DROP TABLE {names.version(number)}")
-    if raw and old and known:
-        # A shadow that was changed in place has rows of several files.
-        rows = " UNION ALL ".join(f"SELECT file_id FROM {names.version(number)}" for number in sorted(known))
-        session.execute(
-            f"DELETE FROM {names.raw} WHERE file_id <> ALL(ARRAY(SELECT DISTINCT file_id FROM ({rows} UNION ALL "
-            "SELECT registry_id FROM operations.table_version WHERE target_table = %s) AS kept "
-            "WHERE file_id IS NOT NULL))",
+
+
+def _drop_raw(session: Session, names: TableNames, entries: Sequence[int] | None) -> None:
+    """A row of a version that is kept, or of the quarantine, keeps its raw row. Each version keeps all of the file
+    that it was last loaded from."""
+    relations = [names.version(number) for number in kept(session, names)]
+    if not relations or not exists(session, names.raw):
+        return
+    # A version that is older than `raw` in the definition has no such column.
+    pointing = [each for each in relations if any(column.name == "raw_id" for column in columns_of(session, each))]
+    held = " ".join(
+        f"AND NOT EXISTS (SELECT FROM {each} AS t WHERE t.raw_id = r.row_id)" for each in [*pointing, names.quarantine]
+    )
+    if entries is not None:
+        index_files(session, names.raw)
+        chosen = f"r.file_id IN ({', '.join(map(str, entries))})"
+    else:
+        newest = session.execute(
+            "SELECT registry_id FROM operations.table_version WHERE target_table = %s AND registry_id IS NOT NULL",
             (names.table,),
         )
+        chosen = f"r.file_id NOT IN ({', '.join(str(row[0]) for row in newest) or 'NULL'})"
+    session.execute(f"DELETE FROM {names.raw} AS r WHERE {chosen} {held}")
 
 
 def require(session: Session, names: TableNames, number: int) -> None:

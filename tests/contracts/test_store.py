@@ -214,11 +214,13 @@ def test_a_list_is_in_the_order_of_keys_and_keeps_to_its_prefix(store: Store) ->
         assert keys(store, prefix) == sorted(name for name in names if name.startswith(prefix))
 
 
-def test_a_list_goes_on_past_one_page_of_the_server(store: Store) -> None:
-    names = [f"p/{number % 7}/{number}" for number in range(1100)]
+def test_a_list_goes_on_past_one_page_of_the_server_and_begins_behind_a_key(store: Store) -> None:
+    names = [*(f"p/{number % 7}/{number}" for number in range(50)), *(f"q/{number:05d}.json" for number in range(1050))]
     for name in names:
         store.put(name, b"")
-    assert keys(store, "p/") == sorted(names)
+    assert keys(store) == sorted(names)
+    for after, left in [("q/00000.jso", 1050), ("q/00009.json", 1040), ("q/01048.json", 1), ("q/01049.json", 0)]:
+        assert [info.key for info in store.list("q/", after=after)] == names[len(names) - left :]
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)

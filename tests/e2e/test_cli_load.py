@@ -49,10 +49,16 @@ def test_a_file_that_fails_is_named_with_exit_code_1_and_can_be_left_out(cli: Co
     assert done.code == 1
     assert "bad.csv" in done.err
     status = cli("load", "status", "orders", "--json")
-    assert (status.json[0]["loaded"], status.json[0]["failed"], status.json[0]["waiting"]) == (1, 1, 1)
+    assert (status.json[0]["loaded"], status.json[0]["failed"], status.json[0]["waiting"]) == (1, 1, 0)
     assert cli("load", "ignore", "orders", "bad.csv").code == 0
     assert cli("load", "run", "orders").code == 0
     assert cli("load", "status", "orders", "--json").json[0]["waiting"] == 0
+
+
+def test_a_variable_that_is_not_set_is_named(cli: CommandLine) -> None:
+    done = cli("load", "run", "orders", WAREHOUSE_URL="")
+    assert done.code == 1
+    assert "the variable WAREHOUSE_URL of resource 'warehouse' is not set" in done.err and "hint: " in done.err
 
 
 def test_a_file_that_waits_is_told(cli: CommandLine) -> None:
@@ -90,9 +96,11 @@ def test_versions_are_listed_compared_and_rolled_back(cli: CommandLine, database
     assert [(each["number"], each["rows"], each["current"]) for each in versions] == [(1, 2, False), (2, 2, True)]
     diff = cli("load", "diff", "orders", "1", "2", "--json").json
     assert (diff["added"], diff["removed"], diff["changed"]) == (1, 1, 1)
+    unanswered = cli("load", "rollback", "orders", "1")
+    assert unanswered.code == 1 and "run it with --yes" in unanswered.err
     assert cli("load", "rollback", "orders", "1", "--yes").code == 0
     assert query(database, "SELECT name FROM shop.orders ORDER BY 1") == [("Ann",), ("Bob",)]
-    refused = cli("load", "rollback", "orders", "7", "--yes")
+    refused = cli("load", "rollback", "orders", "7")
     assert refused.code == 1 and "hint: " in refused.err
 
 

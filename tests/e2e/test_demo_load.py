@@ -32,9 +32,12 @@ def test_the_demo_loads_transforms_and_copies_on_and_a_second_call_finds_nothing
         "datasets/flights": 336_776,
         "datasets/delays": 185,
     }
-    # The server of its tables does not run any more; it is started for this.
-    (seen,) = CommandLine(tmp_path / ".local" / "demo-load")("load", "status", "flights/airlines", "--json").json
+    # The server of its tables does not run any more; it is started for these.
+    demo = CommandLine(tmp_path / ".local" / "demo-load")
+    (seen,) = demo("load", "status", "flights/airlines", "--json").json
     assert (seen["loaded"], seen["waiting"], seen["rows"]) == (1, 0, 16)
+    checked = demo("verify")
+    assert checked.code == 0, checked.err
     again = cli("demo", "--load", "--json")
     assert again.code == 0, again.err
     assert {each["loaded"] for each in again.json["tables"] if not each["table"].startswith("datasets/")} == {0}

@@ -3,13 +3,14 @@ by digests before they are shown."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from export_pipelines.errors import IntegrityError, SourceError
+from export_pipelines.errors import IntegrityError, SourceError, TargetError
 from export_pipelines.local.postgres import Address
 from export_pipelines.manifest import LandedManifest
 from export_pipelines.sources.postgres import PostgresSource
@@ -20,6 +21,7 @@ from export_pipelines.steps.load import LoadContext, load_file
 from export_pipelines.steps.load_context import LoadResult
 from export_pipelines.steps.transform import TransformContext, run_transform
 from export_pipelines.stores.filesystem import FilesystemStore
+from tests.support.loads import LoadKit
 from tests.support.reading import Reading, reading
 from tests.support.servers import run_sql
 
@@ -63,17 +65,22 @@ class Copy:
     """A copy of `shop.orders` in a database of its own."""
 
     def __init__(self, url: str, folder: Path, shop: Reading, source: dict[str, Any], **spec: Any) -> None:
-        self.url, self.shop = url, shop
+        self.url, self.shop, self.relation = url, shop, "shop.orders"
         self.store = FilesystemStore(folder / "copied")
         target = {"connection": "datasets", "table": "shop.copied"}
         made = LoadSpec.model_validate({"source": source, "target": target, "style": "replace", **spec})
         self.load = LoadDefinition(name="copied", group="shop", folder=folder, spec=made, version="v1")
 
     def land(self) -> list[LandedManifest]:
-        found = land(
-            LandContext(self.load, self.store, database=PostgresSource(self.shop.kit.url), relation="shop.orders")
-        )
-        return list(found.landed)
+        database = PostgresSource(self.shop.kit.url)
+        return list(land(LandContext(self.load, self.store, database=database, relation=self.relation)).landed)
+
+    def change(self, relation: str, **spec: Any) -> None:
+        """Make it a copy of another table, or by another definition."""
+        self.relation, source = relation, self.load.spec.source.model_dump()
+        source |= {"table": relation} if source["type"] == "table_api" else {}
+        made = LoadSpec.model_validate({**self.load.spec.model_dump(), "source": source, **spec})
+        self.load = self.load.model_copy(update={"spec": made})
 
     def put(self, landed: LandedManifest) -> LoadResult:
         return load_file(LoadContext(self.load, PostgresSource(self.url), self.store), landed)
@@ -167,6 +174,88 @@ def test_the_rows_of_a_copy_are_compared_in_every_style(
         copy.put(landed)
         if style not in ("upsert", "history"):
             assert copy.rows() == content(shop.kit.url, "shop.orders")
+
+
+TIMES = {"style": "history", "key": ["id"], "absent": "close", "removal": {"share": 1}}
+MARKS = {"style": "snapshot", "key": ["id"], "removal": {"share": 1, "mark": True}}
+
+
+def past(shop: Reading, folder: Path, name: str, **spec: Any) -> LoadKit:
+    """Another published table of the service."""
+    columns = {"id": {"type": "int"}, "name": {}}
+    wanted = {"target": {"table": f"shop.{name}", "published": True}, "columns": columns, **spec}
+    document = {"source": {"type": "folder", "path": "/nowhere"}, **wanted}
+    made = shop.up.service.settings.root / f"assets/shop/{name}"
+    made.mkdir()
+    (made / "defs.yaml").write_text(json.dumps({"type": "export_pipelines.LoadTable", "attributes": document}))
+    shop.up.service.refresh()
+    return LoadKit(folder / name, shop.kit.url, wanted)
+
+
+def texts(url: str, table: str, own: list[str]) -> list[tuple[Any, ...]]:
+    values = ", ".join(f"{column}::text" for column in ["id", "name", *own])
+    return run_sql(url, f"SELECT {values} FROM {table} ORDER BY 1, 2, 3")
+
+
+@pytest.mark.parametrize(
+    ("by", "own", "old"), [(TIMES, ["valid_from", "valid_to"], [0, 2, 2]), (MARKS, ["removed_at"], [0, 1, 0])]
+)
+def test_a_copy_has_the_times_of_a_history_and_the_marks_of_a_snapshot(
+    shop: Reading, copy: Copy, tmp_path: Path, by: dict[str, Any], own: list[str], old: list[int]
+) -> None:
+    name = f"{by['style']}_by_{copy.load.spec.source.type}"
+    source = past(shop, tmp_path, name, **by)
+    copy.change(f"shop.{name}")
+    for rows, ended in zip(("1,Ann\n2,Bob\n", "1,Anna\n", "1,Anna\n2,Bob\n"), old, strict=True):
+        source.load(f"id,name\n{rows}")
+        (landed,) = copy.land()
+        assert {column for column, _ in copy.put(landed).columns} == {"id", "name", *own}
+        assert texts(copy.url, "shop.copied", own) == texts(source.url, f"shop.{name}", own)
+        assert run_sql(copy.url, f"SELECT count({own[-1]}) FROM shop.copied") == [(ended,)]
+        wrong = landed.model_copy(update={"state": {**landed.state, "digest": f"{landed.rows} 1"}})
+        with pytest.raises(IntegrityError, match="the digests differ"):
+            load_file(LoadContext(copy.load, PostgresSource(copy.url), copy.store), wrong, force=True)
+    assert copy.land() == []
+
+
+@pytest.mark.parametrize(("by", "own"), [(TIMES, "valid_from"), (MARKS, "removed_at")])
+def test_a_copy_that_adds_times_or_marks_itself_wants_another_name_for_those_of_its_source(
+    shop: Reading, second_database: str, tmp_path: Path, by: dict[str, Any], own: str
+) -> None:
+    name = f"{by['style']}_of_itself"
+    source = past(shop, tmp_path, name, **by)
+    source.load("id,name\n1,Ann\n")
+    copy = Copy(second_database, tmp_path, shop, {"type": "table", "table": f"shop/{name}"})
+    copy.change(f"shop.{name}", **by)
+    (landed,) = copy.land()
+    with pytest.raises(TargetError, match=f"has a column '{own}', and style {by['style']} adds one") as caught:
+        copy.put(landed)
+    assert f"other_{own}: {{source: {own}}}" in str(caught.value.hint)
+    renamed = {"id": {"type": "int"}, "since": {"source": own, "type": "timestamptz"}}
+    copy.change(f"shop.{name}", columns=renamed, drift="discard_value")
+    assert copy.put(landed).rows == 1
+    there = run_sql(source.url, f"SELECT {own} FROM shop.{name}")
+    assert run_sql(copy.url, "SELECT since FROM shop.copied") == there
+
+
+def test_a_copy_that_lacks_the_times_gets_them_where_it_may_evolve(
+    shop: Reading, second_database: str, tmp_path: Path
+) -> None:
+    source = past(shop, tmp_path, "later", style="upsert", key=["id"])
+    copy = Copy(second_database, tmp_path, shop, {"type": "table", "table": "shop/later"})
+    copy.change("shop.later", style="upsert", key=["id"])
+    source.load("id,name\n1,Ann\n2,Bob\n")
+    copy.put(*copy.land())
+    source.spec |= TIMES
+    source.load("id,name\n1,Ann\n3,Cid\n")
+    (landed,) = copy.land()
+    with pytest.raises(TargetError, match="lacks columns of the definition: 'valid_from', 'valid_to'"):
+        copy.put(landed)
+    copy.change("shop.later", drift="evolve")
+    assert copy.put(landed).rows == 3
+    own = ["valid_from", "valid_to"]
+    found = texts(copy.url, "shop.copied", own)
+    assert found == texts(source.url, "shop.later", own) and found[1][3] and found[2][2]
 
 
 def test_of_a_copy_with_rows_in_quarantine_the_number_is_compared(
@@ -288,12 +377,12 @@ def test_a_published_table_of_a_transform_is_served(shop: Reading) -> None:
         "type: export_pipelines.Transform\nattributes: {target: {table: shop.totals, published: true}}\n"
     )
     (folder / "transform.sql").write_text(
-        "SELECT name, count(*) AS orders FROM shop.orders GROUP BY name ORDER BY 2, 1"
+        "SELECT name, count(*) AS orders, date '2025-01-01' AS loaded_at FROM shop.orders GROUP BY name ORDER BY 2, 1"
     )
     shop.up.service.refresh()
     made = shop.up.service.project.transforms["shop/totals"].transform
     assert shop.get("/api/v1/table-data/shop/totals").status_code == 404
     run_transform(TransformContext(made, PostgresSource(shop.kit.url)))
     page = shop.get("/api/v1/table-data/shop/totals?orientation=records").json()
-    assert page["results"][-1] == {"name": "n", "orders": 5} and page["next"] is None
+    assert page["results"][-1] == {"name": "n", "orders": 5, "loaded_at": "2025-01-01"} and page["next"] is None
     assert shop.get("/api/v1/table-structure/shop/totals").json()["rows"] == len(page["results"])

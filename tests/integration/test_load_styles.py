@@ -137,6 +137,49 @@ def test_times_of_a_history_never_overlap_when_an_older_file_comes_late(kit: Loa
     assert kit.sql("SELECT bool_and(valid_to IS NULL OR valid_from < valid_to) FROM shop.orders") == [(True,)]
 
 
+@pytest.mark.parametrize("columns", [{}, TYPED], ids=["untyped", "typed"])
+def test_times_of_a_history_stay_when_another_style_goes_on_and_are_no_columns_of_its_files(
+    kit: LoadKit, columns: dict[str, Any]
+) -> None:
+    kit.spec = {"style": "history", "key": ["id"], "columns": columns}
+    kit.load("id,name\n1,Ann\n")
+    kit.load("id,name\n1,Anna\n")
+    kit.spec |= {"style": "append", "key": []}
+    assert kit.load("id,name\n2,Bob\n").columns[-1][0] == "name"
+    times = "id::int, name, valid_from::date::text, valid_to::date::text"
+    rows = [(1, "Ann", "2025-01-02", "2025-01-03"), (1, "Anna", "2025-01-03", None), (2, "Bob", None, None)]
+    assert kit.rows(times) == rows
+    kit.spec |= {"style": "upsert", "key": ["id"]}
+    with pytest.raises(TargetError, match="has old versions of rows, of style history, and style upsert would change"):
+        kit.load("id,name\n1,Eve\n")
+    kit.spec |= {"style": "append", "key": [], "drift": "evolve"}
+    with pytest.raises(TargetError, match="column 'valid_to' of the file has the name of one that the table has"):
+        kit.load("id,name,valid_to\n3,Cid,never\n")
+    assert kit.rows(times) == rows
+    kit.spec |= {"style": "replace"}
+    kit.load("id,name,valid_to\n3,Cid,never\n")
+    assert kit.rows("name, valid_to") == [("Cid", "never")]
+
+
+@pytest.mark.parametrize("columns", [{}, {**TYPED, "valid_from": {"type": "timestamptz"}}], ids=["untyped", "typed"])
+def test_data_in_a_column_never_becomes_a_time_of_a_history(kit: LoadKit, columns: dict[str, Any]) -> None:
+    kit.spec = {"style": "append", "columns": columns}
+    kit.load("id,name,valid_from\n1,Ann,2999-01-01\n")
+    history = {"style": "history", "key": ["id"]}
+    kit.spec = {**history, "columns": {**TYPED, "since": {"source": "valid_from"}}, "drift": "evolve"}
+    if not columns:
+        kit.spec["columns"]["id"] = {}
+    with pytest.raises(TargetError, match="the table has data in column 'valid_from'"):
+        kit.load("id,name,valid_from\n1,Anna,2999-01-01\n")
+    kit.migrations = (("001_since.sql", "ALTER TABLE shop.orders RENAME COLUMN valid_from TO since"),)
+    kit.spec["columns"]["since"] |= columns.get("valid_from", {})
+    kit.load("id,name,valid_from\n1,Anna,2999-01-01\n")
+    assert kit.rows("name, left(since::text, 4), valid_from::date::text", "name") == [
+        ("Ann", "2999", None),
+        ("Anna", "2999", "2025-01-04"),
+    ]
+
+
 @pytest.mark.parametrize("style", ["upsert", "history"])
 def test_what_a_newer_file_gave_stays_when_an_older_one_comes_late(kit: LoadKit, style: str) -> None:
     kit.spec |= {"style": style, "key": ["id"]}

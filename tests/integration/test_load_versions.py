@@ -331,3 +331,42 @@ def test_a_migration_that_cannot_be_changes_nothing(kit: LoadKit, migration: tup
     assert kit.rows() == [(1, "a")]
     kit.migrations = (ADD,)
     kit.load("id,name,note\n3,a,b\n")
+
+
+def raw_names(kit: LoadKit) -> str:
+    return "".join(name for (name,) in kit.sql("SELECT name FROM shop.orders__raw ORDER BY row_id"))
+
+
+def test_raw_rows_of_whole_files_go_when_no_row_is_left_that_came_from_them(kit: LoadKit) -> None:
+    many = numbered(20, "a")
+    kit.spec |= {"style": "shadow", "key": ["id"], "raw": True, "target": {"table": "shop.orders", "keep_versions": 1}}
+    done = [kit.load(each).action for each in (many, many, many + "20,c\n", many + "20,d\n", many)]
+    assert done == ["loaded", "unchanged", "upserted", "upserted", "upserted"]
+    # The rows are those of the first file still; the last file is whole.
+    assert raw_names(kit) == 40 * "a"
+    kit.load(numbered(20, "e"))
+    kit.load(numbered(20, "f"))
+    assert raw_names(kit) == 20 * "e" + 20 * "f"
+
+
+def test_raw_rows_of_a_snapshot_go_with_the_rows_but_those_in_quarantine_stay(kit: LoadKit) -> None:
+    kit.spec |= {"style": "snapshot", "raw": True, "columns": {"id": {"type": "int"}, "name": {}}}
+    kit.spec |= {"quarantine": {"max_rows": 1}, "removal": {"share": 0.9}}
+    for ids in ("1 2 3 x", "1 3", "3 4"):
+        kit.load("id,name\n" + "".join(f"{each},{each}\n" for each in ids.split()))
+    # 3 is of the first file still, and of the last, which is whole.
+    assert raw_names(kit) == "3x34"
+    assert kit.sql("SELECT count(*) FROM shop.orders t JOIN shop.orders__raw r ON r.row_id = t.raw_id") == [(2,)]
+
+
+@pytest.mark.parametrize("style", ["append", "upsert", "history"])
+def test_a_file_that_is_loaded_anew_has_its_raw_rows_once(kit: LoadKit, style: str) -> None:
+    kit.spec |= {"style": style, "key": [] if style == "append" else ["id"], "raw": True}
+    kit.load("id,name\n1,a\n")
+    landed = kit.land("id,name\n2,b\n3,c\n")
+    for _ in range(3):
+        kit.load(landed, force=True)
+    assert raw_names(kit) == "abc"
+    kit.version = "v2"
+    kit.load(landed, force=True)
+    assert raw_names(kit) == "abc"

@@ -94,7 +94,7 @@ def _start_seaweed(binary: Path, folder: Path) -> tuple[Seaweed, subprocess.Pope
             str(binary), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
             f"-admin.port={admin}", "-admin.ui=false", "-webdav=false", "-master.telemetry=false",
-            # Each bucket takes a volume, and the usual limit is one for each gigabyte of free disk. None is preallocated.
+            # Each bucket takes a volume, and the usual limit is one for each gigabyte of free disk.
             "-volume.max=10000",
             # These have a port of their own that is always the same, so that a second server would not start.
             "-s3.port.iceberg=0", "-s3.port.lance=0",

@@ -15,6 +15,7 @@ import pytest
 from export_pipelines.errors import ExportPipelinesError, IntegrityError, ObjectExists, StoreError
 from export_pipelines.manifest import CleanupReceipt, digest, from_bytes, to_bytes
 from export_pipelines.steps import chain
+from export_pipelines.steps.chain_check import check_chain
 from export_pipelines.steps.receipts import RecordSet, merge, to_ranges
 from export_pipelines.stores import open_store
 from export_pipelines.stores.base import Store
@@ -250,6 +251,28 @@ def test_an_error_comes_at_its_turn_and_leaves_no_threads(
         found.extend(entry.sequence for entry in chain.entries(archive, TABLE))
     assert found == [1, 2, 3, 4]
     assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.parametrize("reads_at_once", [1, 8])
+def test_a_check_of_a_chain_goes_on_behind_each_problem(tmp_path: Path, reads_at_once: int) -> None:
+    archive = Far(tmp_path)
+    archive.reads_at_once = reads_at_once
+    write(archive, 90)
+    path_of(archive, 3).unlink()
+    other_bytes(archive)
+    cannot_be_read(archive)
+    path_of(archive, 80).write_bytes(b"{}")
+    # No entry here has an artifact, which is a problem of each that can be read.
+    problems = check_chain(archive, TABLE).problems
+    assert [each for each in problems if not each.startswith("receipt")] == [
+        "manifest group/table/manifests/00000003.json is missing",
+        "refused",
+        "group/table/manifests/00000080.json is no manifest: Unable to extract tag using discriminator 'kind'",
+        "manifest 81 does not follow the one before: a SHA-256 differs",
+    ]
+    assert [int(each.split()[1]) for each in problems if each.startswith("receipt")] == [
+        number for number in range(1, 91) if number not in (3, 5, 80)
+    ]
 
 
 def test_few_entries_are_read_ahead_and_whoever_stops_early_leaves_no_threads(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,21 @@ def test_new_rows_alone_cannot_take_the_place_of_all(source: dict[str, Any], sty
 @pytest.mark.parametrize(("style", "more"), [("append", {}), ("upsert", KEY), ("history", KEY)])
 def test_new_rows_alone_may_be_added(style: str, more: dict[str, Any]) -> None:
     assert spec(NEW, style, **more) and spec(PULL, style, **more, partitions=DAYS)
+
+
+@pytest.mark.parametrize("name", ["valid_to", "removed_at", "row_id"])
+def test_a_column_cannot_have_the_name_of_one_that_its_style_adds(name: str) -> None:
+    columns = {"id": {}, name: {}}
+    styles: dict[str, tuple[str, dict[str, Any]]] = {
+        "append": ("append", {}),
+        "snapshot": ("snapshot", KEY),
+        "marks": ("snapshot", {**KEY, "removal": {"mark": True}}),
+        "history": ("history", KEY),
+    }
+    refused = {"valid_to": {"history"}, "removed_at": {"marks"}, "row_id": {*styles}}[name]
+    for case, (style, more) in styles.items():
+        with pytest.raises(ValidationError, match="cannot be named") if case in refused else nullcontext():
+            assert spec(PULL, style, columns=columns, **more)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def test_every_error_of_every_folder_is_told_at_once(tmp_path: Path) -> None:
         (PARTED + "  file_name: '{window_end:%Y}'\n", "6: file_name: partitions 2025-01-01 and 2025-01-02 would"),
         (PARTED + "  file_name: '{window_end:%d}'\n", "6: file_name: partitions 2025-01-01 and 2025-02-01 would"),
         (GOOD + "  statement_timeout: 10\n", "4: statement_timeout: input should be a valid string, not a number"),
+        (GOOD + "  statement_timeout: NULL\n", "4: statement_timeout: input should be a valid string, not null"),
         (PARTED.replace("every: day", "cron: 61 * * * *"), "5: partitions.cron: '61 * * * *' gives no partitions"),
         (PARTED.replace("2025-01-01", "2025-02-30"), "5: : is not valid YAML"),
         (PARTED + "  cumulative: true\n", "6: cumulative: derived statements are never cumulative"),
@@ -172,6 +173,22 @@ def test_a_misspelt_field_is_suggested(tmp_path: Path) -> None:
     put(tmp_path, "assets/g/t/defs.yaml", PARTED.replace("every", "evry"))
     errors = load_tables(tmp_path, None).errors
     assert [error.hint for error in errors if error.field == "partitions.evry"] == ["did you mean 'every'?"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "meant"), [("LoadTabel", "LoadTable"), ("ExportTabel", "ExportTable"), ("Transfrom", "Transform")]
+)
+def test_of_misspelt_types_the_nearest_is_suggested(tmp_path: Path, kind: str, meant: str) -> None:
+    put(tmp_path, "assets/g/t/defs.yaml", HEAD.replace("ExportTable", kind))
+    (error,) = load_tables(tmp_path, None).errors
+    assert error.hint == f"did you mean 'export_pipelines.{meant}'?"
+
+
+def test_of_a_misspelt_kind_of_source_the_nearest_is_suggested(tmp_path: Path) -> None:
+    text = "attributes: {source: {type: foldr, path: /srv}, target: {table: shop.orders}}\n"
+    put(tmp_path, "assets/g/t/defs.yaml", "type: export_pipelines.LoadTable\n" + text)
+    (error,) = load_tables(tmp_path, None).errors
+    assert error.message.startswith("'type' should be one of 'folder', ") and error.hint == "did you mean 'folder'?"
 
 
 def test_aliases_of_aliases_do_not_fill_the_memory(tmp_path: Path) -> None:
