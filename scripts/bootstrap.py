@@ -28,6 +28,7 @@ def main() -> None:
     use_new_enough_python()
     with (ROOT / "pyproject.toml").open() as project:
         fcntl.flock(project, fcntl.LOCK_EX)  # two `make` at once: the second waits
+        link_definitions()
         if is_current():
             return
         if not works(PYTHON, "import pip"):
@@ -47,6 +48,18 @@ def use_new_enough_python() -> None:
         f"Python {VERSION} is too old: 3.11 or newer is needed",
         "install python3.11 or newer, or name one: make PYTHON=/path/to/python3.11",
     )
+
+
+def link_definitions() -> None:
+    """Make the links by which `dg` finds the three folders of definitions. They are not in the repository, since not
+    every way of a copy keeps links."""
+    folder = ROOT / "export_pipelines" / "defs"
+    folder.mkdir(exist_ok=True)
+    for name in ("assets", "resources", "schedules"):
+        link = folder / name
+        if not link.is_symlink():
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path("..") / ".." / name)
 
 
 def is_current() -> bool:

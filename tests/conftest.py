@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from export_pipelines.local import mariadb as local_mariadb
 from export_pipelines.local.postgres import Address
@@ -28,6 +29,11 @@ for _name in (
     *("AWS_ENDPOINT_URL", "AWS_PROFILE", "EXPORT_PIPELINES_PROJECT", "HEALTH_DATABASE_URL"),
 ):
     os.environ.pop(_name, None)
+
+
+# What an example may take is no rule of ours, and machines are busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 # Files that take minutes, the longest first. One that is begun last keeps a worker busy when the others are done.

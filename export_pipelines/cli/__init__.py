@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -136,6 +137,8 @@ def _set_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 
 
 def _set_project(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value and not Path(value).expanduser().is_dir():
+        raise click.BadParameter(f"{value!r} is no folder")
     if value:
         os.environ["EXPORT_PIPELINES_PROJECT"] = value
 

@@ -99,12 +99,16 @@ def unhold_command(numbers: tuple[int, ...], by: str) -> None:
     from export_pipelines.cli.project import opened
 
     with opened() as project:
-        missing = [number for number in numbers if not project.catalog.release_hold(number, by)]
+        missing = []
+        for number in numbers:
+            if project.catalog.release_hold(number, by):
+                click.echo(f"hold {number} is released")
+            else:
+                missing.append(number)
     if missing:
         raise RequestError(
             f"there is no hold {', '.join(map(str, missing))} in force", hint="`export-pipelines holds` lists them"
         )
-    click.echo("released")
 
 
 @click.command("holds")

@@ -79,6 +79,7 @@ def run_command(
     """Land and load what is new, as runs in Dagster's instance. Exit code 1 when anything failed.
 
     Transforms run, too. What others wait for (`depends`, `table` sources, what a transform reads) comes first.
+    With --all, a broken definition keeps no other back, and counts as a failure.
 
     \b
       export-pipelines load run shop/orders
@@ -90,12 +91,13 @@ def run_command(
     if land_only and no_land:
         raise click.UsageError("with --land-only and --no-land nothing would be done")
     config = {"force": force, "names": [*files, *keys], "land": not no_land, "load": not land_only}
-    with _opened() as project:
+    with _opened(everything=everything) as project:
         found = in_order(chosen_any(project, tables))
         _refuse_names(found, files, keys)
         results = run_loads(project, found, config)
     tell(results, as_json=as_json)
-    return 1 if any(each["errors"] for each in results) else 0
+    broken = everything and bool(project.project.broken)
+    return 1 if broken or any(each["errors"] for each in results) else 0
 
 
 @load_command.command("status")
@@ -103,7 +105,7 @@ def run_command(
 @_as_json
 def status_command(tables: tuple[str, ...], as_json: bool) -> None:
     """Say of each table what landed, what is loaded, what waits and what failed; of uploads, of each data set."""
-    with _opened() as project:
+    with _opened(everything=not tables) as project:
         found = [_status(ctx) for each in chosen(project, tables) for ctx in _data_sets(_context(project, each))]
     if as_json:
         output.as_json(found)
@@ -216,10 +218,13 @@ def ignore_command(table: str, file: str, reason: str) -> None:
 
 
 @contextmanager
-def _opened() -> Iterator[Opened]:
-    from export_pipelines.cli.project import opened
+def _opened(*, everything: bool = False) -> Iterator[Opened]:
+    """The project; where `everything` is meant, with a word on what is broken and left out."""
+    from export_pipelines.cli.project import opened, warn_of_broken
 
     with opened() as project:
+        if everything:
+            warn_of_broken(project.project)
         yield project
 
 

@@ -40,13 +40,13 @@ def run_loads(
 
 def _unset(project: Opened, assets: LoadAssets | TransformAssets) -> str:
     """Why a resource of the job cannot be made, a variable that is not set as a rule; empty if all can."""
-    from export_pipelines.errors import RequestError
+    from export_pipelines.errors import ExportPipelinesError
 
     try:
         for key in assets.job.resource_defs:
             if key in project.project.resources:
                 project.resource(key)
-    except RequestError as error:
+    except ExportPipelinesError as error:
         return str(error)
     return ""
 
@@ -83,17 +83,22 @@ def _run(
             told["quarantined"] += int(event.metadata["quarantined"])
             names = ("file", "action", "rows", "quarantined", "table_version", "seconds")
             told["files"].append({name: event.metadata[name] for name in names})
-        bar.update(0, f"{told['landed']} landed, {told['loaded']} loaded, {told['rows']:,} rows")
+        bar.update(0, _progress(told, isinstance(assets, LoadAssets)))
 
     if unset := _unset(project, assets):
         return {**told, "seconds": 0.0, "run": None, "errors": [unset]}
     run = {"ops": {load_op_name(table): {"config": config}}} if isinstance(assets, LoadAssets) else {}
     result = launcher.run(dg.RunRequest(job_name=assets.job.name, run_config=run), heard)
-    bar.update(1, f"{told['landed']} landed, {told['loaded']} loaded, {told['rows']:,} rows")
+    bar.update(1, _progress(told, isinstance(assets, LoadAssets)))
     if result.status == "CANCELED":
         raise click.Abort
     failed = [] if result.succeeded else [result.failure or "; ".join(result.errors) or f"the run is {result.status}"]
     return {**told, "seconds": round(time.monotonic() - begun, 3), "run": result.run_id, "errors": failed}
+
+
+def _progress(told: dict[str, Any], loads: bool) -> str:
+    rows = output.count(told["rows"], "row")
+    return f"{told['landed']} landed, {told['loaded']} loaded, {rows}" if loads else rows
 
 
 def tell(results: Sequence[dict[str, Any]], *, as_json: bool) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def list_command(tables: tuple[str, ...], as_json: bool) -> None:
     """List the tables and data sets of the project, and the folders that are broken. Nothing is connected to.
 
-    A TABLE is an id, a name, or a pattern such as `sales/*`; without one, all are listed.
+    A TABLE is an id, a name, or a pattern such as `sales/*`; without one, all are listed. Tables to load and transforms
+    are listed by `load list`.
     """
     from export_pipelines.cli.inspection_dataset import named_datasets
     from export_pipelines.cli.project import Opened, read_project

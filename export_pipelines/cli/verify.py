@@ -147,10 +147,12 @@ def verify_command(
 
 def _landed(settings: Settings, names: tuple[str, ...], *, budgeted: bool) -> tuple[list[Landed], tuple[str, ...]]:
     """What has landed of the tables to load that are meant, and the names that are left."""
-    from export_pipelines.cli.project import read_project
+    from export_pipelines.cli.project import read_project, warn_of_broken
     from export_pipelines.cli.verify_landed import check_tables, tables_to_load
 
     project = read_project(settings)
+    if not names:
+        warn_of_broken(project)
     loads, left = tables_to_load(project, names)
     return check_tables(loads if names or not budgeted else {}, project.resources), left
 

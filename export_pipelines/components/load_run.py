@@ -156,7 +156,10 @@ class LoadRun:
         if set(keys) - known.keys():
             known |= {naming.safe(name): name for name in list_files(self._land_context)}
         if unknown := sorted(set(keys) - known.keys()):
-            raise RequestError(f"the source of {self.load.id} has no file {unknown[0]!r}")
+            raise RequestError(
+                f"the source of {self.load.id} has no file {unknown[0]!r}, and none of that name has landed",
+                hint=f"`export-pipelines load status {self.load.id}` shows those that landed",
+            )
         return tuple(known[key] for key in keys)
 
     def _land_one(self, window: Window | None = None, names: tuple[str, ...] = (), *, load: bool = False) -> None:

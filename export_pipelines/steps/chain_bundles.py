@@ -1,7 +1,7 @@
 """Bundles: copies of a thousand manifests of a landing store in one object each, so that a long chain is read quickly.
 
-`<table>/bundles/00001000.json.gz` has the bytes of the manifests 1 to 1,000 one after the other. Who reads a chain and
-finds that it is not there writes it. The manifests stay, and they alone are the truth: a bundle that does not fit is
+`<table>/bundles/00001000.json.gz` has the bytes of the manifests 1 to 1,000 one after the other. Who lands, and
+finds that it is not there, writes it. The manifests stay, and they alone are the truth: a bundle that does not fit is
 passed over, and without bundles a chain is only slower to read. Archives have none: what a delete relies on is read
 from the manifests themselves.
 """
@@ -29,44 +29,39 @@ ENTRIES = 1000
 _END = b"\n}\n"
 
 
-def digested(store: Store, table_id: str) -> Generator[tuple[Entry, str]]:
+def digested(store: Store, table_id: str, *, write: bool) -> Generator[tuple[Entry, str]]:
     """All entries of a landing chain in order, each checked against the one before, with the SHA-256 of its bytes: from
-    bundles as far as these go, then from the manifests. Writes the bundles that are not there, if that is allowed.
+    bundles as far as these go, then from the manifests. With `write`, writes the bundles that are not there.
 
-    Crash: a bundle is there whole, or not at all, and then the next reader writes it.
+    Crash: a bundle is there whole, or not at all, and then the next one writes it.
 
     Raises:
         IntegrityError: an entry is missing, altered or out of order.
     """
-    there = _usable(store, table_id)
+    there = bundles(store, table_id)
     found = _bundled(store, table_id, there)
     yield from found
     last = (len(found), found[-1][1] if found else "")
-    may_write = True
     new: list[bytes] = []
     with closing(contents_after(store, table_id, len(found))) as contents:
         for entry, sha256, data in linked(contents, table_id, last):
             yield entry, sha256
             new.append(data)
             if len(new) == ENTRIES:
-                if may_write and entry.sequence not in there:
-                    may_write = _write(store, table_id, entry.sequence, new)
+                if write and entry.sequence not in there:
+                    write = _write(store, table_id, entry.sequence, new)
                 new = []
 
 
 def bundles(store: Store, table_id: str) -> dict[int, str]:
-    """Keys of the bundles of a table by the number of their last entry, in order."""
+    """Keys of the bundles of a table by the number of their last entry, in order; none where they cannot be listed."""
     folder = f"{table_folder(table_id)}/bundles/"
-    matches = (BUNDLE.fullmatch(info.key) for info in store.list(folder))
-    return {int(match["number"]): match[0] for match in matches if match and f"{match['folder']}/bundles/" == folder}
-
-
-def _usable(store: Store, table_id: str) -> dict[int, str]:
     try:
-        return bundles(store, table_id)
+        matches = [BUNDLE.fullmatch(info.key) for info in store.list(folder)]
     except StoreError:
         # Of a folder, whoever wrote the first of them may have made them for himself alone.
         return {}
+    return {int(match["number"]): match[0] for match in matches if match and f"{match['folder']}/bundles/" == folder}
 
 
 def differing(store: Store, there: Mapping[int, str], digests: Mapping[int, str]) -> Iterator[str]:
@@ -105,7 +100,9 @@ def _bundled(store: Store, table_id: str, there: Mapping[int, str]) -> list[tupl
             except (IntegrityError, StoreError):
                 break
     # As each entry has the SHA-256 of the one before, the last proves all of them.
-    return found if found and _is_in_chain(store, table_id, len(found), found[-1][1]) else []
+    while found and not _is_in_chain(store, table_id, len(found), found[-1][1]):
+        del found[-ENTRIES:]
+    return found
 
 
 def _checked(table_id: str, contents: Sequence[bytes], before: Sequence[tuple[Entry, str]]) -> list[tuple[Entry, str]]:
@@ -134,10 +131,10 @@ def _split(data: bytes) -> list[bytes]:
 
 
 def _write(store: Store, table_id: str, last: int, contents: Sequence[bytes]) -> bool:
-    """Write a bundle. False if that is refused: who may only read needs no bundles."""
+    """Write a bundle. False if that is refused, or old entries are written otherwise: then there are none behind it."""
     data = b"".join(contents)
     if _split(data) != contents:
-        return True
+        return False
     packer = compressor(Compression.GZIP)
     try:
         store.put(bundle_key(table_id, last), packer.compress(data) + packer.flush())

@@ -100,7 +100,7 @@ def landed_files(store: Store, table_id: str) -> list[LandedManifest]:
     Raises:
         IntegrityError: the chain of manifests is broken.
     """
-    return Chain.read(store, table_id).entries
+    return Chain.read(store, table_id, bundle=False).entries
 
 
 def read_singly(store: Store, table_id: str) -> tuple[list[LandedManifest], list[str]]:

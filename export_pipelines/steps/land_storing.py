@@ -254,11 +254,11 @@ class Chain:
     _end: tuple[int, str] | None = None
 
     @classmethod
-    def read(cls, store: Store, table_id: str) -> Chain:
-        """Read all entries, of a long chain from its bundles, and write the bundles that are not there yet. Raises
-        IntegrityError if the chain is broken."""
+    def read(cls, store: Store, table_id: str, *, bundle: bool = True) -> Chain:
+        """Read all entries, of a long chain from its bundles, and with `bundle` write those that are not there yet.
+        Raises IntegrityError if the chain is broken."""
         found = cls(store, table_id)
-        for entry, sha256 in chain_bundles.digested(store, table_id):
+        for entry, sha256 in chain_bundles.digested(store, table_id, write=bundle):
             found._note(entry, sha256)
         return found
 

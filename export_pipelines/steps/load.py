@@ -65,7 +65,7 @@ def load_file(ctx: LoadContext, landed: LandedManifest, *, force: bool = False) 
         entry, state = registry.begin_entry(session, names.table, landed, ctx.load.version, ctx.run_id)
         if state == "processed" and not force:
             session.begin()
-            return already(session, names, entry, ctx.load.spec)
+            return already(session, names, entry)
     run: LoadRun | None = None
     try:
         with ctx.target.session(read_only=False) as session:

@@ -109,9 +109,9 @@ def own_columns(spec: LoadSpec) -> list[TableColumn]:
     return [*found, *(TableColumn(name, "timestamp with time zone", own=True) for name in moments)]
 
 
-def given_columns(session: Session, relation: str, spec: LoadSpec) -> list[TableColumn]:
+def given_columns(session: Session, relation: str) -> list[TableColumn]:
     """The columns of a table without those that loading added, be it in another style that the definition had."""
-    data = noted_as_data(session, relation) | set(spec.columns)
+    data = noted_as_data(session, relation)
     found = [column for column in columns_of(session, relation) if column.name not in OWN_COLUMNS]
     return [column for column in found if column.name not in STYLE_COLUMNS or column.name in data]
 
@@ -121,11 +121,10 @@ def columns_to_add(session: Session, relation: str, spec: LoadSpec, new: Sequenc
 
     Raises:
         TargetError: a new one has the name of a column that loading added in another style, or the table has versions
-            of rows, of which the style knows nothing.
+            of rows or marks, of which the style knows nothing.
     """
     there = {column.name for column in columns_of(session, relation)}
-    if spec.style in (Style.UPSERT, Style.SNAPSHOT) and "valid_to" in there:
-        _refuse_versions(session, relation, spec)
+    _refuse_left(session, relation, spec, there - {column.name for column in given_columns(session, relation)})
     if left := [column.name for column in new if column.name in there]:
         raise TargetError(
             f"column {left[0]!r} of the file has the name of one that the table has from another style",
@@ -134,15 +133,19 @@ def columns_to_add(session: Session, relation: str, spec: LoadSpec, new: Sequenc
     return [column for column in [*own_columns(spec), *new] if column.name not in there]
 
 
-def _refuse_versions(session: Session, relation: str, spec: LoadSpec) -> None:
-    """Raises TargetError: by the key of a row all of its versions would be changed."""
-    given = {column.name for column in given_columns(session, relation, spec)}
-    old = f"SELECT EXISTS (SELECT FROM {relation} WHERE valid_to IS NOT NULL)"
-    if "valid_to" not in given and session.one(old)[0]:
-        raise TargetError(
-            f"the table has old versions of rows, of style history, and style {spec.style.value} would change them",
-            hint="keep them elsewhere, and take them away in a ver/NNN_*.sql: DELETE … WHERE valid_to IS NOT NULL",
-        )
+def _refuse_left(session: Session, relation: str, spec: LoadSpec, own: set[str]) -> None:
+    """Raises TargetError: by the key of a row, or by its period, all of its old versions would be changed; or a row
+    that comes again would stay marked as removed."""
+    changing = {"valid_to": (Style.UPSERT, Style.SNAPSHOT, Style.PARTITION), "removed_at": (Style.UPSERT,)}
+    left = {"valid_to": ("old versions of rows", "history"), "removed_at": ("rows marked as removed", "snapshot")}
+    for name, styles in changing.items():
+        there = name in own - set(spec.reserved) and spec.style in styles
+        if there and session.one(f"SELECT EXISTS (SELECT FROM {relation} WHERE {name} IS NOT NULL)")[0]:
+            what, style = left[name]
+            raise TargetError(
+                f"the table has {what}, of style {style}, and style {spec.style.value} would change them",
+                hint=f"keep them elsewhere, and take them away in a ver/NNN_*.sql: DELETE … WHERE {name} IS NOT NULL",
+            )
 
 
 def wanted_columns(spec: LoadSpec, types: dict[str, str]) -> list[TableColumn]:

@@ -227,15 +227,19 @@ class Merge:
         return Counts(added=self._insert(""), removed=removed)
 
 
-def repeated_keys(session: Session, relation: str, order: str, key: Sequence[str], most: int) -> list[tuple[int, str]]:
+def repeated_keys(
+    session: Session, relation: str, order: str, key: Sequence[str], most: int, *, raw: bool
+) -> list[tuple[int, str, int | None]]:
     """Take away rows whose key comes again further on, by the value of `order`: the last of each stays. The first of
-    them with their content, `most` at most: by a wrong key it may be all rows."""
+    them with their content and, if they have it, their `raw_id`; `most` at most: by a wrong key it may be all rows."""
+    raw_id = "t.raw_id" if raw else "NULL::bigint"
     listed = ", ".join(map(quote_identifier, key))
     if not session.execute(f"SELECT 1 FROM {relation} GROUP BY {listed} HAVING count(*) > 1 LIMIT 1"):
         return []
     found = session.execute(
         f"WITH gone AS (DELETE FROM {relation} AS t USING (SELECT {order} AS number, row_number() OVER (PARTITION BY "
         f"{listed} ORDER BY {order} DESC) AS place FROM {relation}) AS r WHERE t.{order} = r.number AND r.place > 1 "
-        f"RETURNING r.number, to_json(t)::text AS record) SELECT number, record FROM gone ORDER BY 1 LIMIT {most}"
+        f"RETURNING r.number, to_json(t)::text AS record, {raw_id} AS raw_id) "
+        f"SELECT number, record, raw_id FROM gone ORDER BY 1 LIMIT {most}"
     )
-    return [(int(number), record) for number, record in found]
+    return [(int(number), record, raw_id) for number, record, raw_id in found]

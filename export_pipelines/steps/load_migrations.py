@@ -12,7 +12,7 @@ from export_pipelines.errors import SourceError, TargetError
 from export_pipelines.sources.postgres import Session
 from export_pipelines.sql import quote_identifier
 from export_pipelines.targets.names import TableNames
-from export_pipelines.targets.tables import columns_of, lock_for_change
+from export_pipelines.targets.tables import columns_of, lock_for_change, note_data, noted_as_data
 
 Migrations = Sequence[tuple[str, str]]
 
@@ -44,20 +44,40 @@ def pending_migrations(session: Session, names: TableNames, migrations: Migratio
     return todo
 
 
-def migrate(session: Session, names: TableNames, version: int, todo: Migrations) -> None:
+def migrate(session: Session, names: TableNames, version: int, todo: Migrations, reserved: Sequence[str] = ()) -> None:
     """Run them on the table that is there, within the caller's transaction, which must make the view anew afterwards.
 
-    They find the table under its own name, as if there were no view.
+    They find the table under its own name, as if there were no view. Columns that they add are data, but for those
+    whose name is `reserved`.
     """
     lock_for_change(session, names, names.version(version))
     _detach(session, names)
-    _under_its_name(session, names, version, lambda: _run_all(session, names, todo, _run), view=True)
+    work = _noting(session, names, reserved, lambda: _run_all(session, names, todo, _run))
+    _under_its_name(session, names, version, work, view=True)
 
 
-def migrate_new(session: Session, names: TableNames, version: int, todo: Migrations) -> None:
+def migrate_new(
+    session: Session, names: TableNames, version: int, todo: Migrations, reserved: Sequence[str] = ()
+) -> None:
     """Run them on a table that was just made from the definition: a statement whose work the definition has done
     already is left out."""
-    _under_its_name(session, names, version, lambda: _run_all(session, names, todo, _run_new), view=False)
+    work = _noting(session, names, reserved, lambda: _run_all(session, names, todo, _run_new))
+    _under_its_name(session, names, version, work, view=False)
+
+
+def _noting(
+    session: Session, names: TableNames, reserved: Sequence[str], work: Callable[[], object]
+) -> Callable[[], None]:
+    """The same work, after which columns that it added, or that were noted as data, are noted as such."""
+
+    def noting() -> None:
+        before = {column.name for column in columns_of(session, names.view)}
+        data = noted_as_data(session, names.view)
+        work()
+        there = columns_of(session, names.view)
+        note_data(session, names.view, [c for c in there if c.name in data or c.name not in {*before, *reserved}])
+
+    return noting
 
 
 def _detach(session: Session, names: TableNames) -> None:

@@ -38,10 +38,10 @@ def refuse_changed(ctx: LoadContext) -> None:
         )
 
 
-def already(session: Session, names: TableNames, entry: int, spec: LoadSpec) -> LoadResult:
+def already(session: Session, names: TableNames, entry: int) -> LoadResult:
     """What an entry that is processed did."""
     counts = registry.counts_of(session, entry)
-    columns = given_columns(session, names.version(counts.table_version), spec)
+    columns = given_columns(session, names.version(counts.table_version))
     session.rollback()
     return result_of("already", entry, counts, columns)
 

@@ -40,6 +40,7 @@ from export_pipelines.targets.tables import (
     copy_structure,
     create_version,
     delete_files,
+    delete_raw,
     ensure_companions,
     exists,
     lacking,
@@ -100,25 +101,15 @@ class LoadRun:
             return result
         self._session.execute("SELECT set_config(%s, %s, true)", (FILE_SETTING, str(self._entry)))
         result = self._load(state)
-        raw = self._raw_to_sweep()
         self._session.commit()
-        versions.sweep(self._session, self._names, raw)
+        versions.sweep(self._session, self._names, raw=self._spec.raw and self._spec.ends_absent)
         return result
-
-    def _raw_to_sweep(self) -> list[int] | None:
-        """Files whose raw rows may be left without rows that came from them: see `versions.sweep`."""
-        revised = self._spec.revises
-        if not self._spec.raw or not (self._spec.ends_absent or self._force or revised):
-            return []
-        if self._spec.ends_absent:
-            return None
-        return registry.earlier_entries(self._session, self._names.table, self._manifest(), same_name=revised)
 
     def _begin(self) -> tuple[versions.State | None, LoadResult | None]:
         """Begin the transaction, with the table locked against other loaders; a result if there is nothing to do."""
         state = self._lock()
         if registry.state_of(self._session, self._entry) == "processed" and not self._force:
-            return state, already(self._session, self._names, self._entry, self._spec)
+            return state, already(self._session, self._names, self._entry)
         if self._superseded():
             return state, superseded(self._session, self._entry, state.current if state else 0)
         return state, None
@@ -150,7 +141,7 @@ class LoadRun:
         state = self._lock()
         todo = pending_migrations(self._session, self._names, self._ctx.load.migrations) if state else ()
         if state and todo:
-            migrate(self._session, self._names, state.current, todo)
+            migrate(self._session, self._names, state.current, todo, self._spec.reserved)
             self._show(state.current)
             self._session.commit()
         else:
@@ -208,7 +199,7 @@ class LoadRun:
         wanted = wanted_columns(self._spec, dict(zip(names, types, strict=True)))
         there = None
         if state and not (self._spec.style in _ANEW and wanted):
-            there = given_columns(self._session, self._names.version(state.current), self._spec)
+            there = given_columns(self._session, self._names.version(state.current))
         self._file = self._open(file_columns(self._spec, [c.name for c in there or ()]))
         header, passthrough = header_of(self._file)
         return make_plan(self._spec, header, wanted, there), passthrough
@@ -224,7 +215,7 @@ class LoadRun:
         relation = create_version(self._session, self._names, number, columns, self._entry)
         if state is None and self._ctx.load.migrations:
             todo = pending_migrations(self._session, self._names, self._ctx.load.migrations)
-            migrate_new(self._session, self._names, number, todo)
+            migrate_new(self._session, self._names, number, todo, self._spec.reserved)
         return _Table(number, relation, True)
 
     # Styles
@@ -232,6 +223,8 @@ class LoadRun:
     def _append(self, table: _Table, filler: Filler) -> tuple[Action, Counts, str]:
         earlier = registry.earlier_entries(self._session, self._names.table, self._landed, same_name=self._spec.revises)
         removed = delete_files(self._session, table.relation, earlier) if earlier and not table.anew else 0
+        if earlier and self._spec.raw:
+            delete_raw(self._session, self._names, earlier, self._entry)
         rows = filler.fill(Destination(table.relation, table.anew, "row_id"))
         filler.misfits.refuse(rows)
         where = f"WHERE file_id = {self._entry}"
@@ -312,10 +305,10 @@ class LoadRun:
         """Rows whose key comes again further on do not fit."""
         if not self._spec.key or self._spec.style is Style.PARTITION:
             return 0
-        found = repeated_keys(self._session, relation, order, self._spec.key, filler.misfits.most)
-        for number, record in found:
-            key = ", ".join(self._spec.key)
-            filler.misfits.bad_row(number, "", f"its key ({key}) comes again further on", record, None)
+        most, key = filler.misfits.most, self._spec.key
+        found = repeated_keys(self._session, relation, order, key, most, raw=self._spec.raw)
+        for number, record, raw_id in found:
+            filler.misfits.bad_row(number, "", f"its key ({', '.join(key)}) comes again further on", record, raw_id)
         return len(found)
 
     def _counted(self, filler: Filler, counts: Counts) -> Counts:
@@ -347,7 +340,7 @@ class LoadRun:
         if unseen:
             views.grant(self._session, self._names, self._spec.target.grants)
         refuse_changed(self._ctx)
-        return result_of(action, self._entry, counts, given_columns(self._session, table.relation, self._spec), digest)
+        return result_of(action, self._entry, counts, given_columns(self._session, table.relation), digest)
 
     def _show(self, current: int) -> None:
         comments = {name: column.description for name, column in self._spec.columns.items() if column.description}

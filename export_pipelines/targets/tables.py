@@ -123,11 +123,11 @@ def create_version(session: Session, names: TableNames, number: int, columns: Se
         ]
     )
     session.execute(f"CREATE TABLE {relation} (\n  {body}\n)")
-    _note_data(session, relation, columns)
+    note_data(session, relation, columns)
     return relation
 
 
-def _note_data(session: Session, relation: str, columns: Sequence[TableColumn]) -> None:
+def note_data(session: Session, relation: str, columns: Sequence[TableColumn]) -> None:
     """Note of columns that loading may have of its own in another style that they are data, should the style change."""
     for column in columns:
         if column.name in STYLE_COLUMNS and not column.own:
@@ -191,6 +191,15 @@ def delete_files(session: Session, relation: str, entries: Sequence[int]) -> int
     """Delete the rows which some files gave; how many."""
     index_files(session, relation)
     return session.change(f"DELETE FROM {relation} WHERE file_id IN ({', '.join(map(str, entries))})")
+
+
+def delete_raw(session: Session, names: TableNames, entries: Sequence[int], entry: int) -> None:
+    """Delete the raw rows which some files gave, but for those in quarantine of other entries than the one that is
+    loaded: its own are written anew."""
+    index_files(session, names.raw)
+    held = f"SELECT FROM {names.quarantine} AS q WHERE q.raw_id = r.row_id AND q.file_id <> {entry}"
+    files = ", ".join(map(str, entries))
+    session.execute(f"DELETE FROM {names.raw} AS r WHERE r.file_id IN ({files}) AND NOT EXISTS ({held})")
 
 
 def copy_structure(session: Session, old: str, new: str, own: Sequence[Sequence[str]]) -> None:
@@ -259,7 +268,7 @@ def add_columns(session: Session, relation: str, columns: Sequence[TableColumn])
     """Add columns that may be NULL."""
     added = ", ".join(f"ADD COLUMN {quote_identifier(column.name)} {column.type}" for column in columns)
     session.execute(f"ALTER TABLE {relation} {added}")
-    _note_data(session, relation, columns)
+    note_data(session, relation, columns)
 
 
 def patiently(session: Session, action: Callable[[], T]) -> T:

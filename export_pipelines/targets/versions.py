@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from export_pipelines.errors import SourceError, TargetError
 from export_pipelines.sources.postgres import Session
 from export_pipelines.targets.names import TableNames
-from export_pipelines.targets.tables import columns_of, exists, index_files
+from export_pipelines.targets.tables import columns_of, exists
 
 _OLD = """
 SELECT version FROM operations.table_version WHERE target_table = %s AND version <> %s ORDER BY version DESC OFFSET %s
@@ -122,16 +122,20 @@ def forget_old(session: Session, names: TableNames, current: int, keep: int) -> 
         )
 
 
-def sweep(session: Session, names: TableNames, raw: Sequence[int] | None = ()) -> None:
-    """Drop tables of versions that are no longer kept, in transactions of their own. Those that somebody reads stay
-    for the next time; so does what a crash leaves. Raw rows that no row came from go, too: those of some files (entries
-    of the registry), or of all where `raw` is None."""
+def sweep(session: Session, names: TableNames, *, raw: bool = False) -> None:
+    """Drop tables of versions that are no longer kept, and with `raw` raw rows that no row came from, in transactions
+    of their own. Tables that somebody reads stay for the next time; so does what a crash leaves."""
+    _alone(session, names, _drop_old)
+    if raw:
+        _alone(session, names, _drop_raw)
+
+
+def _alone(session: Session, names: TableNames, work: Callable[[Session, TableNames], None]) -> None:
+    """Do what can wait, unless somebody is at the table, or it fails."""
     with suppress(SourceError):
         session.begin()
         if session.one("SELECT pg_try_advisory_xact_lock(%s)", (names.lock,))[0]:
-            _drop_old(session, names)
-            if raw is None or raw:
-                _drop_raw(session, names, raw)
+            work(session, names)
             session.commit()
             return
     with suppress(SourceError):
@@ -149,27 +153,20 @@ def _drop_old(session: Session, names: TableNames) -> None:
             session.execute(f"SET LOCAL lock_timeout = '300ms'; DROP TABLE {names.version(number)}")
 
 
-def _drop_raw(session: Session, names: TableNames, entries: Sequence[int] | None) -> None:
+def _drop_raw(session: Session, names: TableNames) -> None:
     """A row of a version that is kept, or of the quarantine, keeps its raw row. Each version keeps all of the file
     that it was last loaded from."""
-    relations = [names.version(number) for number in kept(session, names)]
-    if not relations or not exists(session, names.raw):
+    shown = state(session, names)
+    if shown is None or not exists(session, names.raw):
         return
+    relations = [names.version(number) for number in {shown.current, *kept(session, names)}]
     # A version that is older than `raw` in the definition has no such column.
     pointing = [each for each in relations if any(column.name == "raw_id" for column in columns_of(session, each))]
     held = " ".join(
         f"AND NOT EXISTS (SELECT FROM {each} AS t WHERE t.raw_id = r.row_id)" for each in [*pointing, names.quarantine]
     )
-    if entries is not None:
-        index_files(session, names.raw)
-        chosen = f"r.file_id IN ({', '.join(map(str, entries))})"
-    else:
-        newest = session.execute(
-            "SELECT registry_id FROM operations.table_version WHERE target_table = %s AND registry_id IS NOT NULL",
-            (names.table,),
-        )
-        chosen = f"r.file_id NOT IN ({', '.join(str(row[0]) for row in newest) or 'NULL'})"
-    session.execute(f"DELETE FROM {names.raw} AS r WHERE {chosen} {held}")
+    newest = "SELECT registry_id FROM operations.table_version WHERE target_table = %s AND registry_id IS NOT NULL"
+    session.execute(f"DELETE FROM {names.raw} AS r WHERE r.file_id NOT IN ({newest}) {held}", (names.table,))
 
 
 def require(session: Session, names: TableNames, number: int) -> None:

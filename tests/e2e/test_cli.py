@@ -112,6 +112,7 @@ def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
     assert cli("run").code == 2
     assert cli("nothing-like-that").code == 2
     assert cli("restore", "a/b", "--into", "x").code == 2
+    assert cli("--project", str(tmp_path / "nowhere"), "list").code == 2
 
 
 def test_a_new_project_passes_its_own_checks(tmp_path: Path, database: str, catalog_url: str) -> None:

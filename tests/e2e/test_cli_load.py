@@ -59,6 +59,18 @@ def test_a_variable_that_is_not_set_is_named(cli: CommandLine) -> None:
     done = cli("load", "run", "orders", WAREHOUSE_URL="")
     assert done.code == 1
     assert "the variable WAREHOUSE_URL of resource 'warehouse' is not set" in done.err and "hint: " in done.err
+    (cli.root / "assets/shop/orders/defs.yaml").write_text(ORDERS.replace("DROPS", "NO_SUCH_VARIABLE"))
+    checked = cli("check", "orders")
+    assert checked.code == 1
+    assert "defs.yaml:4: source.path: the variable NO_SUCH_VARIABLE is not set" in checked.err
+
+
+def test_a_broken_definition_is_told_when_all_are_loaded_and_keeps_no_other_back(cli: CommandLine) -> None:
+    (cli.root / "assets/shop/other").mkdir()
+    (cli.root / "assets/shop/other/defs.yaml").write_text("type: export_pipelines.LoadTable\nattributes: {}\n")
+    done = cli("load", "run", "--all", "--json")
+    assert (done.code, done.json[0]["loaded"]) == (1, 1)
+    assert all("shop/other is left out" in each.err for each in (done, cli("load", "status"), cli("verify")))
 
 
 def test_a_file_that_waits_is_told(cli: CommandLine) -> None:

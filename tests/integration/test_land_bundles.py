@@ -16,7 +16,7 @@ from export_pipelines.manifest import FileProof, LandedManifest, to_bytes
 from export_pipelines.steps import chain_bundles
 from export_pipelines.steps.chain_check import check_chain, unaccounted
 from export_pipelines.steps.chain_keys import bundle_key, manifest_key
-from export_pipelines.steps.land import read_singly
+from export_pipelines.steps.land import landed_files, read_singly
 from export_pipelines.steps.land_storing import Chain, now
 from export_pipelines.stores import Store, open_store
 from export_pipelines.stores.filesystem import FilesystemStore
@@ -43,10 +43,10 @@ def values(name: str) -> dict[str, Any]:
     return {"run_id": "", "source": "folder", "name": name, "url": "", "partition": "", "file": file, "fetched": now()}
 
 
-def landed(store: Store, count: int, table: str = ID) -> Chain:
+def landed(store: Store, count: int, table: str = ID, begin: int = 1) -> Chain:
     """A chain, after so many landings."""
     chain = Chain(store, table)
-    for number in range(1, count + 1):
+    for number in range(begin, begin + count):
         chain.add(values(f"{number}.csv\n}}\n"))
     return chain
 
@@ -197,6 +197,26 @@ def test_bundles_give_no_entries_that_the_chain_has_not_got(store: Store) -> Non
     assert "has a manifest 5 that is not there" in check_chain(store, ID).problems[0]
 
 
+def test_a_bundle_of_a_tail_that_was_cut_off_leaves_those_before_it_of_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FilesystemStore(tmp_path)
+    landed(store, 6)
+    Chain.read(store, ID)
+    for number in (5, 6):
+        store.delete(manifest_key(ID, number))
+    landed(store, 5, begin=5)
+    found, keys = asked(store, monkeypatch)
+    assert [each.sequence for each in found] == [*range(1, 10)]
+    assert not {manifest_key(ID, number) for number in (1, 2)} & set(keys)
+
+
+def test_who_only_looks_at_what_has_landed_writes_no_bundle(store: Store) -> None:
+    entries = landed(store, 6).entries
+    assert landed_files(store, ID) == entries
+    assert bundles(store) == []
+
+
 def test_an_altered_manifest_behind_bundles_does_not_follow(store: Store) -> None:
     landed(store, 7)
     (*_, last) = Chain.read(store, ID).entries
@@ -239,9 +259,8 @@ def test_bundles_that_may_not_even_be_listed_are_done_without(tmp_path: Path) ->
     store = FilesystemStore(tmp_path)
     entries = landed(store, 10).entries
     store.put("shop/orders/bundles", b"")
-    with pytest.raises(StoreError):
-        bundles(store)
     assert Chain.read(store, ID).entries == entries
+    assert read_singly(store, ID) == (entries, [])
 
 
 def test_verify_tells_a_bundle_that_nobody_reads(tmp_path: Path) -> None:
@@ -304,5 +323,5 @@ def test_manifests_that_could_not_be_told_apart_are_not_bundled(tmp_path: Path) 
     for number in range(3, 8):
         chain.add(values(str(number)))
     assert Chain.read(store, ID).entries == chain.entries
-    assert bundles(store) == [6]
+    assert bundles(store) == []
     assert check_chain(store, ID).problems == []

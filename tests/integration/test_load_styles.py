@@ -161,6 +161,50 @@ def test_times_of_a_history_stay_when_another_style_goes_on_and_are_no_columns_o
     assert kit.rows("name, valid_to") == [("Cid", "never")]
 
 
+def test_a_column_that_a_style_changed_to_lists_does_not_take_over_the_times_of_a_history(kit: LoadKit) -> None:
+    kit.spec = {"style": "history", "key": ["id"], "columns": TYPED}
+    for name in ("Ann", "Anna"):
+        kit.load(f"id,name\n1,{name}\n")
+    kit.spec |= {"columns": {**TYPED, "valid_to": {"type": "timestamptz"}}, "drift": "evolve"}
+    for style in ({"style": "upsert"}, {"style": "partition", "key": [], "partition_by": "all"}):
+        kit.spec |= style
+        with pytest.raises(TargetError, match="has old versions of rows"):
+            kit.load("id,name,valid_to\n1,Eve,2030-01-01\n")
+    kit.spec = {"style": "append", "columns": kit.spec["columns"], "drift": "evolve"}
+    with pytest.raises(TargetError, match="column 'valid_to' of the file has the name of one"):
+        kit.load("id,name,valid_to\n1,Eve,2030-01-01\n")
+    assert kit.rows("name, valid_to::date::text") == [("Ann", "2025-01-03"), ("Anna", None)]
+
+
+def test_marks_of_a_snapshot_are_not_left_on_rows_that_another_style_brings_again(kit: LoadKit) -> None:
+    kit.spec = {"style": "snapshot", "key": ["id"], "removal": {"mark": True, "share": 1}, "columns": TYPED}
+    kit.load("id,name\n1,Ann\n2,Bob\n")
+    kit.load("id,name\n1,Ann\n")
+    kit.spec = {"style": "upsert", "key": ["id"], "columns": TYPED}
+    with pytest.raises(TargetError, match="rows marked as removed, of style snapshot"):
+        kit.load("id,name\n2,Bob\n")
+    kit.migrations = (("001_marks.sql", "DELETE FROM shop.orders WHERE removed_at IS NOT NULL"),)
+    kit.load("id,name\n2,Bob\n")
+    assert kit.rows("id, name, removed_at") == [(1, "Ann", None), (2, "Bob", None)]
+
+
+def test_columns_that_a_migration_adds_or_describes_are_data(kit: LoadKit) -> None:
+    kit.spec = {"columns": TYPED}
+    kit.load("id,name\n1,Ann\n")
+    kit.migrations = (
+        ("001_times.sql", "ALTER TABLE shop.orders ADD valid_from date, ADD valid_to date"),
+        ("002_words.sql", "COMMENT ON COLUMN shop.orders.valid_to IS 'end of the contract'"),
+    )
+    kit.spec = {"columns": {**TYPED, "valid_from": {"type": "date"}, "valid_to": {"type": "date"}}}
+    kit.load("id,name,valid_from,valid_to\n2,Bob,2999-01-01,2999-02-02\n")
+    kit.spec = {"style": "history", "key": ["id"], "columns": TYPED, "drift": "evolve"}
+    with pytest.raises(TargetError, match="the table has data in column 'valid_"):
+        kit.load("id,name\n2,Bobby\n")
+    kit.migrations += (("003_names.sql", "ALTER TABLE shop.orders DROP valid_from, DROP valid_to"),)
+    kit.load("id,name\n2,Bobby\n")
+    assert kit.rows("name, valid_from::date::text", "name") == [("Ann", None), ("Bob", None), ("Bobby", "2025-01-05")]
+
+
 @pytest.mark.parametrize("columns", [{}, {**TYPED, "valid_from": {"type": "timestamptz"}}], ids=["untyped", "typed"])
 def test_data_in_a_column_never_becomes_a_time_of_a_history(kit: LoadKit, columns: dict[str, Any]) -> None:
     kit.spec = {"style": "append", "columns": columns}

@@ -359,14 +359,34 @@ def test_raw_rows_of_a_snapshot_go_with_the_rows_but_those_in_quarantine_stay(ki
     assert kit.sql("SELECT count(*) FROM shop.orders t JOIN shop.orders__raw r ON r.row_id = t.raw_id") == [(2,)]
 
 
-@pytest.mark.parametrize("style", ["append", "upsert", "history"])
-def test_a_file_that_is_loaded_anew_has_its_raw_rows_once(kit: LoadKit, style: str) -> None:
-    kit.spec |= {"style": style, "key": [] if style == "append" else ["id"], "raw": True}
+def test_the_raw_row_of_a_repeated_key_stays_with_its_quarantine(kit: LoadKit) -> None:
+    kit.spec |= {"style": "replace", "key": ["id"], "raw": True, "quarantine": {"max_rows": 1}}
+    kit.spec |= {"target": {"table": "shop.orders", "keep_versions": 1}}
+    for rows in ("1,a\n1,b\n", "1,c\n", "1,d\n", "1,e\n"):
+        kit.load("id,name\n" + rows)
+    assert raw_names(kit) == "ade"
+
+
+def test_a_file_that_is_added_anew_has_its_raw_rows_once(kit: LoadKit) -> None:
+    kit.spec = {"raw": True, "columns": {"id": {"type": "int"}, "name": {}}, "quarantine": {"max_rows": 1}}
     kit.load("id,name\n1,a\n")
-    landed = kit.land("id,name\n2,b\n3,c\n")
+    landed = kit.land("id,name\n2,b\nx,c\n")
     for _ in range(3):
         kit.load(landed, force=True)
     assert raw_names(kit) == "abc"
     kit.version = "v2"
     kit.load(landed, force=True)
-    assert raw_names(kit) == "abc"
+    # The quarantine of the load by the old definition has its row.
+    assert raw_names(kit) == "acbc"
+    held = "SELECT count(*) FROM shop.orders__quarantine q JOIN shop.orders__raw r ON r.row_id = q.raw_id"
+    assert kit.sql(held) == [(2,)]
+
+
+@pytest.mark.parametrize("style", ["upsert", "history"])
+def test_no_raw_row_goes_where_files_are_parts_of_the_table(kit: LoadKit, style: str) -> None:
+    kit.spec |= {"style": style, "key": ["id"], "raw": True}
+    kit.load("id,name\n1,a\n")
+    landed = kit.land("id,name\n1,a\n2,b\n")
+    for _ in range(2):
+        kit.load(landed, force=True)
+    assert raw_names(kit) == "aabab"
