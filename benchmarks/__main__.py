@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import (
     cleanup,
     export,
+    landings,
     load,
     memory,
     mysql,
@@ -34,6 +35,7 @@ NAMES = (
     "restore",
     "load",
     "pulling",
+    "landings",
     "reading",
     "verify",
     "mysql",
@@ -67,6 +69,7 @@ def main() -> None:
                 "restore": lambda: restore.run(base, given.pairs, given.scale),
                 "load": lambda: load.run(base, given.pairs, given.scale),
                 "pulling": lambda: pulling.run(base, given.pairs, given.scale),
+                "landings": lambda: landings.run(base, given.pairs),
                 "reading": lambda: reading.run(base, given.scale),
                 "verify": lambda: verify.run(base, given.pairs, given.scale),
                 "memory": lambda: memory.run(base, given.most),

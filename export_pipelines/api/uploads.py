@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -265,10 +265,12 @@ def load(
 
 
 def versions(service: Service, area: LoadDefinition, organisation: str, dataset: str) -> list[TableVersion]:
-    """The versions of a data set that are kept, newest first."""
+    """The versions of a data set that are kept, newest first, with the names of the files as they were sent."""
     from export_pipelines.steps.load import table_versions
 
-    return table_versions(_context(service, upload_definition(area, organisation, dataset)))[::-1]
+    found = table_versions(_context(service, upload_definition(area, organisation, dataset)))[::-1]
+    # Each landed under a name that no other upload has.
+    return [replace(each, file_name=each.file_name.partition("/")[2]) for each in found]
 
 
 def current_version(service: Service, made: LoadDefinition) -> int:

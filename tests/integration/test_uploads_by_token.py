@@ -120,6 +120,7 @@ def test_a_program_lists_compares_and_restores_versions(up: Served, ann: httpx.C
         execute(up, url.rsplit("/", 1)[1])
     found = ann.get("/uploads/sets/versions", params=own).json()
     assert [(each["number"], each["rows"], each["current"]) for each in found] == [(2, 2, True), (1, 1, False)]
+    assert {each["file_name"] for each in found} == {"beds.csv"}
     differ = ann.get("/uploads/sets/versions/difference", params={**own, "old": 1, "new": 2}).json()
     assert (differ["columns"], differ["added"], differ["removed"]) == (["ward", "beds"], 2, 1)
     assert differ["removed_rows"] == [["A", "1"]]
