@@ -5,6 +5,7 @@ connections. Its socket lies in the data folder, which is closed to others. Root
 
     <folder>/server.json   port, user, password (mode 0600)
     <folder>/data          the data; elsewhere if the server's user could not reach it (see `binaries`)
+    <folder>/tmp           its temporary tables, beside the data
     <folder>/server.log
 """
 
@@ -205,10 +206,13 @@ class Server:
 
     def _launch(self, found: Programs, address: Address) -> subprocess.Popen[bytes]:
         data = self.data
+        # A server that starts removes what others have in a common one.
+        scratch = _own_folder(data.with_name("tmp"), found.user)
         command: list[str | Path] = [
             # The socket's path is relative to the data: a whole one could be too long.
             found.server, "--no-defaults", f"--datadir={data}", "--socket=server.sock", f"--pid-file={_pid_file(data)}",
-            f"--port={address.port}", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin",
+            f"--tmpdir={scratch}", f"--port={address.port}", "--bind-address=127.0.0.1", "--skip-name-resolve",
+            "--skip-log-bin",
             f"--init-file={self._accounts(found, address)}", "--default-time-zone=+00:00",
             "--character-set-server=utf8mb4", "--innodb-buffer-pool-size=128M", "--max-allowed-packet=64M",
             *(() if self.fsync else _NO_FSYNC),

@@ -55,6 +55,25 @@ def test_it_keeps_its_data_and_stops_with_its_last_user(state: Path) -> None:
         assert run_mysql(again.url("health"), "SELECT n FROM t") == [(1,)]
 
 
+def test_a_second_server_leaves_the_temporary_tables_of_the_first(server: Server, state: Path) -> None:
+    address = server.ensure_running()
+    (scratch,) = run_mysql(address.url(""), "SELECT @@tmpdir")[0]
+    # Named, and owned, as those are that a server which starts takes for its own.
+    left = Path(scratch) / "#sql-temptable-1-1-1.MAI"
+    left.touch()
+    owner = server.data.stat()
+    os.chown(left, owner.st_uid, owner.st_gid)
+    (state / "second").mkdir()
+    second = Server(state / "second")
+    try:
+        second.ensure_running()
+        assert left.exists()
+    finally:
+        second.stop()
+        for made in binaries.data_folders(second.folder):
+            binaries.remove(made)
+
+
 def test_nobody_gets_in_without_the_password(server: Server) -> None:
     address = server.ensure_running()
     for password in ("", "guess"):
