@@ -63,8 +63,9 @@ def archived_tables(project: Opened, names: Sequence[str]) -> list[tuple[Store, 
 def archive_keys(project: Opened) -> list[str]:
     """Names of the archives that tables use, or of the default one; none of a project that only loads and has none."""
     used = {each.table.spec.archive for each in project.project.tables.values()}
-    none = bool(project.project.loads) and "archive" not in project.project.resources
-    return sorted(used or (set() if none else {"archive"}))
+    if not used and project.project.loads and "archive" not in project.project.resources:
+        return []
+    return sorted(used or {"archive"})
 
 
 @click.command("adopt")

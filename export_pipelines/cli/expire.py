@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from export_pipelines.cli import output
-from export_pipelines.errors import RequestError
 
 if TYPE_CHECKING:
     from export_pipelines.cli.project import Opened
@@ -61,15 +59,13 @@ def _expired(
 
 
 def _ask(files: int, size: int) -> None:
-    """Raises RequestError: nobody is there to answer. Exits with 1 when the answer is no."""
-    if not sys.stdin.isatty():
-        raise RequestError(
-            f"{output.count(files, 'file')} would be given up for good, and nobody is there to agree",
-            hint="look at `expire --dry-run`, then run it with --yes",
-        )
-    if not click.confirm(f"Give up {output.count(files, 'file')} ({output.size(size)}) for good?", err=True):
-        click.echo("nothing was expired", err=True)
-        raise click.exceptions.Exit(1)
+    what = output.count(files, "file")
+    output.agree(
+        f"{what} would be given up for good",
+        f"Give up {what} ({output.size(size)}) for good?",
+        hint="look at `expire --dry-run`, then run it with --yes",
+        declined="nothing was expired",
+    )
 
 
 def _tell(results: Sequence[ExpireResult], *, as_json: bool, err: bool = False) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING
 
 from export_pipelines.cli.places import documents_of, resource_error
 from export_pipelines.errors import ExportPipelinesError, RequestError, SpecError
@@ -17,7 +15,7 @@ from export_pipelines.specs.dataset import DataSetDefinition, Mail
 from export_pipelines.specs.dataset_loader import DATASET_TYPE
 from export_pipelines.specs.documents import DocumentPath, suggest
 from export_pipelines.specs.format import CsvSpec
-from export_pipelines.specs.service import FromVariable, ServiceSpec
+from export_pipelines.specs.service import ServiceSpec, variables
 from export_pipelines.steps.request import format_spec
 from export_pipelines.steps.request_columns import misfit
 from export_pipelines.steps.request_reading import Limits, Reading, RequestSource, open_reading
@@ -164,17 +162,9 @@ def mail_errors(datasets: Iterable[DataSetDefinition], service: ServiceSpec) -> 
 
 def service_warnings(root: Path, service: ServiceSpec) -> list[SpecError]:
     """Variables that the service's document names and that are not set."""
-    names = sorted({each.env for each in _variables(service) if each.default is None and each.env not in os.environ})
+    found = [each for _, each in variables(service)]
+    names = sorted({each.env for each in found if each.default is None and each.env not in os.environ})
     hint = "set it in the environment or in .env"
     return [
         resource_error(root, "service", RequestError(f"the variable {name} is not set", hint=hint)) for name in names
     ]
-
-
-def _variables(model: BaseModel) -> Iterator[FromVariable]:
-    values: list[Any] = [getattr(model, name) for name in type(model).model_fields]
-    for value in values:
-        if isinstance(value, FromVariable):
-            yield value
-        elif isinstance(value, BaseModel):
-            yield from _variables(value)

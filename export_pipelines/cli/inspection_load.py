@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING
 
 from export_pipelines.cli.places import documents_of
 from export_pipelines.errors import SpecError
-from export_pipelines.specs.documents import DocumentPath
 from export_pipelines.specs.load_loader import LOAD_TYPE
-from export_pipelines.specs.service import FromVariable
+from export_pipelines.specs.service import variables
 
 if TYPE_CHECKING:
     from export_pipelines.specs.load import LoadDefinition
@@ -23,18 +20,7 @@ def unset_errors(load: LoadDefinition) -> Iterator[SpecError]:
     hint = "set it in the environment or in .env"
     file = load.folder / "defs.yaml"
     document = next((each for each in documents_of(file) if each.type == LOAD_TYPE), None)
-    for path, variable in _variables(load.spec.source, ("source",)):
+    for path, variable in variables(load.spec.source, ("source",)):
         if os.environ.get(variable.env, variable.default) is None:
             message = f"the variable {variable.env} is not set"
             yield document.error(message, path, hint) if document else SpecError(message, file=file, hint=hint)
-
-
-def _variables(value: Any, path: DocumentPath) -> Iterator[tuple[DocumentPath, FromVariable]]:
-    if isinstance(value, FromVariable):
-        yield path, value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _variables(getattr(value, name), (*path, name))
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            yield from _variables(each, (*path, str(key)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -153,18 +152,15 @@ def rollback_command(table: str, version: int, yes: bool) -> None:
     with _opened() as project:
         name, ctx = _versioned(project, table)
         if not yes and version in {each.number for each in table_versions(ctx)}:
-            _ask(f"version {version} of {name}")
+            what = f"version {version} of {name}"
+            output.agree(
+                f"readers would see {what}",
+                f"Show {what} to its readers?",
+                hint="run it with --yes",
+                declined="nothing was changed",
+            )
         now = rollback(ctx, version)
     click.echo(f"readers of {name} see version {now.number}: {output.count(now.rows, 'row')}")
-
-
-def _ask(what: str) -> None:
-    """Raises RequestError: nobody is there to answer. Exits with 1 when the answer is no."""
-    if not sys.stdin.isatty():
-        raise RequestError(f"readers would see {what}, and nobody is there to agree", hint="run it with --yes")
-    if not click.confirm(f"Show {what} to its readers?", err=True):
-        click.echo("nothing was changed", err=True)
-        raise click.exceptions.Exit(1)
 
 
 @load_command.command("diff")

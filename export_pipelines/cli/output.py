@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import click
 
+from export_pipelines.errors import RequestError
+
 Cell = str | int | float | bool | datetime | None
 
 
@@ -204,3 +206,17 @@ def bar(stream: Any = None) -> Bar:
         stream.flush()
 
     return PlainBar(write)
+
+
+def agree(would: str, question: str, *, hint: str, declined: str) -> None:
+    """Ask whether to go on with what cannot be taken back, or what readers see. Exits with 1 when the answer is no,
+    which `declined` says.
+
+    Raises:
+        RequestError: nobody is there to answer; `would` says what would be done.
+    """
+    if not sys.stdin.isatty():
+        raise RequestError(f"{would}, and nobody is there to agree", hint=hint)
+    if not click.confirm(question, err=True):
+        click.echo(declined, err=True)
+        raise click.exceptions.Exit(1)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 
 import click
 
 from export_pipelines.cli import output
 from export_pipelines.components.tidying import HISTORY_DAYS, LOG_DAYS
-from export_pipelines.errors import RequestError
 
 
 @click.command("tidy")
@@ -32,8 +30,8 @@ def tidy_command(log_days: int, history_days: int, dry_run: bool, yes: bool, as_
     with opened(), dg.DagsterInstance.get() as instance:
         found = tidy(instance, log_days=log_days, history_days=history_days, dry_run=True)
         if not dry_run and (found.log_events or found.runs):
-            if not yes and not _agreed(f"{found.log_events:,} log entries and {output.count(found.runs, 'run')}"):
-                return 1
+            if not yes:
+                _ask(f"{found.log_events:,} log entries and {output.count(found.runs, 'run')}")
             found = tidy(instance, log_days=log_days, history_days=history_days)
     if as_json:
         output.as_json({"dry_run": dry_run, **asdict(found)})
@@ -44,14 +42,10 @@ def tidy_command(log_days: int, history_days: int, dry_run: bool, yes: bool, as_
     return 0
 
 
-def _agreed(what: str) -> bool:
-    """Raises RequestError: nobody is there to answer."""
-    if not sys.stdin.isatty():
-        raise RequestError(
-            f"{what} would be removed, and nobody is there to agree",
-            hint="look at `tidy --dry-run`, then run it with --yes",
-        )
-    if click.confirm(f"Remove {what} for good?", err=True):
-        return True
-    click.echo("nothing was removed", err=True)
-    return False
+def _ask(what: str) -> None:
+    output.agree(
+        f"{what} would be removed",
+        f"Remove {what} for good?",
+        hint="look at `tidy --dry-run`, then run it with --yes",
+        declined="nothing was removed",
+    )

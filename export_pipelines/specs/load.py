@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from export_pipelines.specs.load_names import OWN_COLUMNS, refuse_reserved
+from export_pipelines.specs.load_names import OWN_COLUMNS
 from export_pipelines.specs.load_sources import (
     DatabaseSource,
     RestSource,
@@ -302,7 +302,9 @@ class LoadSpec(SpecModel):
             raise ValueError("uploads have `style: replace`, without `key` and `raw`")
         if unknown := [name for name in self.key if self.columns and name not in self.columns]:
             raise ValueError(f"key columns {unknown} are not among the columns")
-        refuse_reserved((*self.columns, *self.key), self.reserved)
+        if taken := [name for name in (*self.columns, *self.key) if name in self.reserved]:
+            own = ", ".join(self.reserved)
+            raise ValueError(f"a column cannot be named {taken[0]!r}: in this style loading adds {own}")
         return self
 
     def _keeps_what_it_had(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, overload
+from collections.abc import Iterator
+from typing import Any, Literal, overload
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from export_pipelines.errors import RequestError
 from export_pipelines.specs.encryption import EncryptionSpec
@@ -40,6 +41,18 @@ def resolve(value: Text | None) -> str | None:
     if found is None:
         raise RequestError(f"the variable {value.env} is not set", hint="set it in the environment or in .env")
     return found
+
+
+def variables(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FromVariable]]:
+    """The variables that a definition names, with the path to each."""
+    if isinstance(value, FromVariable):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from variables(getattr(value, name), (*path, name))
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from variables(each, (*path, str(key)))
 
 
 class RateSpec(SpecModel):

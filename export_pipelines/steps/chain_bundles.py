@@ -90,7 +90,7 @@ def _refuse_difference(key: str, last: int, held: Sequence[str], digests: Mappin
 
 
 def _bundled(store: Store, table_id: str, there: Mapping[int, str]) -> list[tuple[Entry, str]]:
-    """The entries of the bundles up to one that does not fit; none if the last of them is not that of the chain."""
+    """The entries of the bundles up to the first that does not fit, or that ends otherwise than the chain has it."""
     found: list[tuple[Entry, str]] = []
     keys = [there[last] for last in takewhile(there.__contains__, count(ENTRIES, ENTRIES))]
     with closing(read_ahead(store, iter(keys))) as reads:

@@ -124,7 +124,7 @@ def columns_to_add(session: Session, relation: str, spec: LoadSpec, new: Sequenc
             of rows or marks, of which the style knows nothing.
     """
     there = {column.name for column in columns_of(session, relation)}
-    _refuse_left(session, relation, spec, there - {column.name for column in given_columns(session, relation)})
+    _refuse_left(session, relation, spec, there.intersection(STYLE_COLUMNS) - noted_as_data(session, relation))
     if left := [column.name for column in new if column.name in there]:
         raise TargetError(
             f"column {left[0]!r} of the file has the name of one that the table has from another style",

@@ -44,7 +44,7 @@ def pending_migrations(session: Session, names: TableNames, migrations: Migratio
     return todo
 
 
-def migrate(session: Session, names: TableNames, version: int, todo: Migrations, reserved: Sequence[str] = ()) -> None:
+def migrate(session: Session, names: TableNames, version: int, todo: Migrations, reserved: Sequence[str]) -> None:
     """Run them on the table that is there, within the caller's transaction, which must make the view anew afterwards.
 
     They find the table under its own name, as if there were no view. Columns that they add are data, but for those
@@ -52,32 +52,13 @@ def migrate(session: Session, names: TableNames, version: int, todo: Migrations,
     """
     lock_for_change(session, names, names.version(version))
     _detach(session, names)
-    work = _noting(session, names, reserved, lambda: _run_all(session, names, todo, _run))
-    _under_its_name(session, names, version, work, view=True)
+    _under_its_name(session, names, version, lambda: _run_all(session, names, todo, reserved, _run), view=True)
 
 
-def migrate_new(
-    session: Session, names: TableNames, version: int, todo: Migrations, reserved: Sequence[str] = ()
-) -> None:
+def migrate_new(session: Session, names: TableNames, version: int, todo: Migrations, reserved: Sequence[str]) -> None:
     """Run them on a table that was just made from the definition: a statement whose work the definition has done
     already is left out."""
-    work = _noting(session, names, reserved, lambda: _run_all(session, names, todo, _run_new))
-    _under_its_name(session, names, version, work, view=False)
-
-
-def _noting(
-    session: Session, names: TableNames, reserved: Sequence[str], work: Callable[[], object]
-) -> Callable[[], None]:
-    """The same work, after which columns that it added, or that were noted as data, are noted as such."""
-
-    def noting() -> None:
-        before = {column.name for column in columns_of(session, names.view)}
-        data = noted_as_data(session, names.view)
-        work()
-        there = columns_of(session, names.view)
-        note_data(session, names.view, [c for c in there if c.name in data or c.name not in {*before, *reserved}])
-
-    return noting
+    _under_its_name(session, names, version, lambda: _run_all(session, names, todo, reserved, _run_new), view=False)
 
 
 def _detach(session: Session, names: TableNames) -> None:
@@ -105,10 +86,19 @@ def _under_its_name(
 
 
 def _run_all(
-    session: Session, names: TableNames, todo: Migrations, run: Callable[[Session, TableNames, str, str], None]
+    session: Session,
+    names: TableNames,
+    todo: Migrations,
+    reserved: Sequence[str],
+    run: Callable[[Session, TableNames, str, str], None],
 ) -> None:
+    """Run them; columns that they add, or that were noted as data, are noted as such afterwards."""
+    before = {column.name for column in columns_of(session, names.view)}
+    data = noted_as_data(session, names.view)
     for name, text in todo:
         run(session, names, name, text)
+    there = columns_of(session, names.view)
+    note_data(session, names.view, [c for c in there if c.name in data or c.name not in {*before, *reserved}])
 
 
 def _run(session: Session, names: TableNames, name: str, text: str) -> None:

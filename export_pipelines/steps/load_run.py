@@ -166,8 +166,8 @@ class LoadRun:
         if raw:
             patiently(self._session, lambda: add_columns(self._session, self._names.raw, raw))
         relation = self._names.version(state.current)
-        add = self._spec.style not in _ANEW
-        new = columns_to_add(self._session, relation, self._spec, plan.new) if add else []
+        anew = self._spec.style in _ANEW
+        new = [] if anew else columns_to_add(self._session, relation, self._spec, plan.new)
         if new:
             lock_for_change(self._session, self._names, relation)
             add_columns(self._session, relation, new)

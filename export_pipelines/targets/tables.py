@@ -181,7 +181,7 @@ def settle(session: Session, relation: str) -> None:
     )
 
 
-def index_files(session: Session, relation: str) -> None:
+def _index_files(session: Session, relation: str) -> None:
     """Make the index that finds the rows of a file, if it is not there."""
     if not session.one(_INDEXED, (relation, "file_id"))[0]:
         session.execute(f"CREATE INDEX ON {relation} USING brin (file_id)")
@@ -189,14 +189,14 @@ def index_files(session: Session, relation: str) -> None:
 
 def delete_files(session: Session, relation: str, entries: Sequence[int]) -> int:
     """Delete the rows which some files gave; how many."""
-    index_files(session, relation)
+    _index_files(session, relation)
     return session.change(f"DELETE FROM {relation} WHERE file_id IN ({', '.join(map(str, entries))})")
 
 
 def delete_raw(session: Session, names: TableNames, entries: Sequence[int], entry: int) -> None:
     """Delete the raw rows which some files gave, but for those in quarantine of other entries than the one that is
     loaded: its own are written anew."""
-    index_files(session, names.raw)
+    _index_files(session, names.raw)
     held = f"SELECT FROM {names.quarantine} AS q WHERE q.raw_id = r.row_id AND q.file_id <> {entry}"
     files = ", ".join(map(str, entries))
     session.execute(f"DELETE FROM {names.raw} AS r WHERE r.file_id IN ({files}) AND NOT EXISTS ({held})")

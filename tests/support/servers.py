@@ -84,7 +84,9 @@ def seaweed_server(folder: Path) -> Iterator[Seaweed]:
 
 def _start_seaweed(binary: Path, folder: Path) -> tuple[Seaweed, subprocess.Popen[bytes]]:
     """Start it, at other ports if somebody takes one between the look and the start."""
-    for attempt in range(3):
+    attempt = 0
+    while True:
+        attempt += 1
         # gRPC listens 10000 above each port.
         s3, master, volume, filer, admin = (free_port(offsets=(0, 10000)) for _ in range(5))
         server = Seaweed(f"http://127.0.0.1:{s3}", "test-access", uuid.uuid4().hex, folder / f"weed-{attempt}.log")
@@ -110,14 +112,11 @@ def _start_seaweed(binary: Path, folder: Path) -> tuple[Seaweed, subprocess.Pope
         try:
             _wait_for_first_put(server, process)
             return server, process
-        except ServerDidNotStart:
+        except BaseException as error:
             stop(process, grace_seconds=1)
-            if attempt == 2 or "address already in use" not in server.log.read_text(errors="replace"):
+            taken = "address already in use" in server.log.read_text(errors="replace")
+            if attempt == 3 or not isinstance(error, ServerDidNotStart) or not taken:
                 raise
-        except BaseException:
-            stop(process, grace_seconds=1)
-            raise
-    raise AssertionError("unreachable")
 
 
 def _wait_for_first_put(server: Seaweed, process: Any, *, seconds: float = 90) -> None:
